@@ -1,0 +1,103 @@
+"""What every unlearning method is given and returns."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Protocol
+
+from torch import nn
+
+from forgetmi.batch import Loader
+from forgetmi.errors import MethodError
+from forgetmi.partition import Partition
+from forgetmi.tasks.base import Task
+from forgetmi.training.reference import Reference
+from forgetmi.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a method cannot do without.
+
+    Attributes:
+        retain: retain records.
+        forget: forget records (a method that only trains on the retain set must not touch them).
+        embeddings: unimodal embeddings from the task's output.
+        fresh_model: a function that builds an untrained model of the same kind (retraining).
+        tasks: names of the tasks that it can serve; empty means all.
+    """
+
+    retain: bool = True
+    forget: bool = True
+    embeddings: bool = False
+    fresh_model: bool = False
+    tasks: tuple[str, ...] = ()
+
+
+class FreshModel(Protocol):
+    """Builds an untrained model of the original's kind from a seed."""
+
+    def __call__(self, seed: int) -> nn.Module:
+        """The model, with weights drawn from the seed."""
+        ...
+
+
+@dataclass(frozen=True)
+class UnlearningJob:
+    """Everything that a method may use.
+
+    Attributes:
+        model: the original. It is never mutated; :meth:`copy_of_original` gives the model to work on.
+        partition: forget, retain, validation, test.
+        task: how the model is scored.
+        loader: makes batches of records by position; forget records are as the request sees them.
+        trainer: the loop.
+        seed: every draw depends on it.
+        reference: the frozen original as a source of targets.
+        fresh_model: for retraining.
+        recipe: the options that the original was trained with (:class:`~forgetmi.training.trainer.FitOptions`).
+    """
+
+    model: nn.Module
+    partition: Partition
+    task: Task
+    loader: Loader
+    trainer: Trainer
+    seed: int
+    reference: Reference
+    fresh_model: FreshModel | None = None
+    recipe: Any = None
+    extras: dict[str, Any] = field(default_factory=dict)
+
+
+class UnlearningMethod(Protocol):
+    """A named unlearning algorithm: a frozen dataclass of options with this interface."""
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    needs: ClassVar[Needs]
+
+    def unlearn(self, job: UnlearningJob) -> nn.Module:
+        """The unlearned model: a new module on the trainer's device, in the mode of the original."""
+        ...
+
+
+def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:
+    """Refuse, with the reason, a job that a method cannot do.
+
+    Raises:
+        MethodError: the task is not served, or something that the method needs is missing.
+    """
+    needs = method.needs
+    if needs.tasks and job.task.name not in needs.tasks:
+        raise MethodError(
+            f"{method.name} cannot serve the task {job.task.name!r}", expected=f"one of {', '.join(needs.tasks)}"
+        )
+    if needs.embeddings and not job.task.embeddings:
+        raise MethodError(
+            f"{method.name} works on the embeddings of each modality, and the task {job.task.name!r} has none",
+            fix="choose a method that needs losses only: forgetmi ls methods",
+        )
+    if needs.fresh_model and job.fresh_model is None:
+        raise MethodError(f"{method.name} trains from scratch and was given no function that builds a fresh model")
+    job.partition.check()

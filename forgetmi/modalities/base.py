@@ -1,0 +1,67 @@
+"""What a kind of modality knows how to do: prepare a value, perturb it, put prepared values into a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+Inputs = Tensor | dict[str, Tensor]
+
+
+class Modality(Protocol):
+    """One kind of input. Methods and parts see this interface and never a modality's name.
+
+    Attributes:
+        kind: ``"image"``, ``"text"``, ``"tokens"``, ...
+        default_noise: the noise that :meth:`perturb` applies when a method names none.
+    """
+
+    kind: str
+
+    @property
+    def default_noise(self) -> Any:
+        """A frozen dataclass of noise options of this kind."""
+        ...
+
+    def prepare(self, value: Any) -> Any:
+        """A raw value (never ``None``) as an example: deterministic, so that it may be cached."""
+        ...
+
+    def perturb(self, value: Any, example: Any, noise: Any, generator: torch.Generator) -> Any:
+        """A noisy example of the same record. No noise (zero strength) returns an equal example."""
+        ...
+
+    def blank(self) -> Any:
+        """The example that stands where the modality is missing; the batch's ``present`` mask says so."""
+        ...
+
+    def collate(self, examples: Sequence[Any]) -> Inputs:
+        """Examples as tensors with a leading batch dimension, padded only to the longest among them."""
+        ...
+
+    def to_config(self) -> dict[str, Any]:
+        """JSON-able settings from which :func:`forgetmi.modalities.build_modality` makes it again."""
+        ...
+
+
+NoiseT = TypeVar("NoiseT")
+
+
+def noise_options(kind: type[NoiseT], given: NoiseT | Mapping[str, Any] | None, default: NoiseT) -> NoiseT:
+    """Noise options from a dataclass, from a mapping (a YAML block) or, where nothing is given, the default.
+
+    Raises:
+        ConfigError: the mapping holds an unknown option or a value out of range.
+    """
+    from forgetmi.options import build_options
+
+    if given is None:
+        return default
+    if isinstance(given, kind):
+        return given
+    if isinstance(given, Mapping):
+        return build_options(kind, given, where=f"noise of kind {getattr(kind, 'kind', kind.__name__)}")
+    raise TypeError(f"noise must be {kind.__name__}, a mapping or None, not {type(given).__name__}")

@@ -1,0 +1,193 @@
+"""Records: one sample of one study of one patient, and the datasets that they make."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, runtime_checkable
+
+from forgetmi.errors import DataError
+
+LEVELS = ("institution", "patient", "study", "sample", "modality")
+SPLITS = ("train", "validation", "test")
+Label = int | tuple[float | None, ...] | None
+
+
+@runtime_checkable
+class LazyValue(Protocol):
+    """A modality's value that is read from disk only when it is used."""
+
+    def load(self) -> Any:
+        """Read the value.
+
+        Raises:
+            DataError: the file is missing or cannot be read; the message names it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One sample.
+
+    Attributes:
+        sample_id, study_id, patient_id, institution: identifiers, always strings. A dataset's ``levels`` says which
+            of them are real; the others repeat the finer one (a study that is taken for a patient) or are ``""``.
+        modalities: name to value, to a :class:`LazyValue`, or to ``None`` when the modality is missing.
+        label: class index (multiclass, ordinal), one value a label with ``None`` where unknown (multilabel), or
+            ``None`` (no label).
+        split: ``"train"``, ``"validation"`` or ``"test"``.
+    """
+
+    sample_id: str
+    study_id: str
+    patient_id: str
+    institution: str
+    modalities: Mapping[str, Any]
+    label: Label
+    split: str
+
+    def __post_init__(self) -> None:
+        for name in ("sample_id", "study_id", "patient_id", "institution"):
+            if not isinstance(getattr(self, name), str):
+                raise DataError(
+                    f"{name} must be a string, not {type(getattr(self, name)).__name__}",
+                    fix="read id columns as text: a number loses leading zeros and precision",
+                )
+        if not self.sample_id or not self.patient_id:
+            raise DataError("a record needs a sample_id and a patient_id; one of them is empty")
+        if self.split not in SPLITS:
+            raise DataError(f"split {self.split!r} is unknown", expected=f"one of {', '.join(SPLITS)}")
+
+    def value(self, name: str) -> Any:
+        """The value of a modality, read now if it is lazy; ``None`` when it is missing."""
+        value = self.modalities.get(name)
+        return value.load() if isinstance(value, LazyValue) else value
+
+    def keep_only(self, names: Iterable[str]) -> Record:
+        """This record with every other modality missing."""
+        kept = set(names)
+        return replace(self, modalities={k: v if k in kept else None for k, v in self.modalities.items()})
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """Rows or files that an adapter did not turn into records: counted and named, never dropped silently.
+
+    Attributes:
+        counts: reason to number.
+        examples: reason to at most ten places (``file:row``) for the person who wants to look. Places may hold ids:
+            they are for the terminal, not for reports.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    examples: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def total(self) -> int:
+        """How many rows or files were skipped."""
+        return sum(self.counts.values())
+
+    @classmethod
+    def collect(cls, places: Iterable[tuple[str, str]]) -> Skipped:
+        """From ``(reason, place)`` pairs."""
+        counts: Counter[str] = Counter()
+        examples: dict[str, list[str]] = {}
+        for reason, place in places:
+            counts[reason] += 1
+            if len(shown := examples.setdefault(reason, [])) < 10:
+                shown.append(place)
+        return cls(dict(counts), {reason: tuple(shown) for reason, shown in examples.items()})
+
+
+class RecordDataset(Sequence[Record]):
+    """Records in a fixed order: by patient, study, sample.
+
+    Args:
+        records: in any order.
+        name: the source's name, for messages and reports.
+        levels: the request levels that the source can support (a subset of :data:`LEVELS`).
+        classes: names of the label's classes (or of the labels, when multilabel), in index order.
+        modality_kinds: modality name to kind (``"image"``, ``"text"``, ``"tabular"``, ``"signal"``, ``"tokens"``).
+        license_note: what the source's licence or use agreement forbids, in a sentence.
+        skipped: what was left out, and why.
+        notes: facts that every report on this dataset must show ("films are rendered, not X-rays").
+
+    Raises:
+        DataError: a sample id occurs twice, or a patient stands in two splits.
+    """
+
+    def __init__(
+        self,
+        records: Iterable[Record],
+        *,
+        name: str,
+        levels: Iterable[str],
+        classes: Sequence[str] = (),
+        modality_kinds: Mapping[str, str] | None = None,
+        license_note: str = "",
+        skipped: Skipped | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self._records = tuple(sorted(records, key=lambda r: (r.patient_id, r.study_id, r.sample_id)))
+        self.name = name
+        self.levels = tuple(level for level in LEVELS if level in set(levels))
+        self.classes = tuple(classes)
+        self.modality_kinds = dict(modality_kinds or {})
+        self.license_note = license_note
+        self.skipped = skipped or Skipped()
+        self.notes = tuple(notes)
+        self._check()
+
+    def _check(self) -> None:
+        if not self._records:
+            raise DataError(f"{self.name} holds no record", fix="check the folder and what was skipped")
+        repeated = [i for i, n in Counter(r.sample_id for r in self._records).items() if n > 1]
+        if repeated:
+            raise DataError(
+                f"{len(repeated)} sample ids of {self.name} occur more than once",
+                expected="one row a sample",
+                private=repeated[:20],
+            )
+        splits: dict[str, set[str]] = {}
+        for record in self._records:
+            splits.setdefault(record.patient_id, set()).add(record.split)
+        leaking = [f"{patient}: {', '.join(sorted(found))}" for patient, found in splits.items() if len(found) > 1]
+        if leaking:
+            raise DataError(
+                f"{len(leaking)} patients of {self.name} stand in more than one split",
+                expected="splits that are disjoint by patient",
+                fix="split by patient (see split_by_patient), or correct the split column",
+                private=leaking[:20],
+            )
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self._records)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._records[index]
+
+    def indices(self, split: str) -> tuple[int, ...]:
+        """Positions of a split's records."""
+        return tuple(i for i, record in enumerate(self._records) if record.split == split)
+
+    def patients(self, indices: Iterable[int] | None = None) -> frozenset[str]:
+        """The patients of these records (of all, by default)."""
+        chosen = self._records if indices is None else (self._records[i] for i in indices)
+        return frozenset(record.patient_id for record in chosen)
+
+    def with_records(self, records: Iterable[Record], *, notes: Sequence[str] | None = None) -> RecordDataset:
+        """The same source with other records (a new split, a subset)."""
+        return RecordDataset(
+            records,
+            name=self.name,
+            levels=self.levels,
+            classes=self.classes,
+            modality_kinds=self.modality_kinds,
+            license_note=self.license_note,
+            skipped=self.skipped,
+            notes=self.notes if notes is None else notes,
+        )
