@@ -1,1 +1,1 @@
-"""."""
+"""The loop, seeds, logs and frozen references."""
