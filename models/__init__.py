@@ -1,1 +1,19 @@
-"""Models."""
+"""Models: encoders, fusion, classifiers, the published Forget-MI network, and how a model is stored.
+
+A model that can be stored has ``kind`` (a name of :data:`MODELS`) and ``to_config()``: JSON-able settings from which
+``MODELS[kind](settings, seed)`` builds the same architecture again, with no other file at hand.
+"""
+
+from __future__ import annotations
+
+from forgetmi.registry import Registry
+
+MODELS = Registry(
+    "model kind",
+    {
+        "classifier": "forgetmi.models.classifier:build_model",
+        "forget_mi_reference": "forgetmi.models.forget_mi_classifier:build_forget_mi_classifier",
+    },
+)
+
+__all__ = ["MODELS"]
