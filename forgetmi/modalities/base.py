@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
@@ -53,6 +54,9 @@ NoiseT = TypeVar("NoiseT")
 def noise_options(kind: type[NoiseT], given: NoiseT | Mapping[str, Any] | None, default: NoiseT) -> NoiseT:
     """Noise options from a dataclass, from a mapping (a YAML block) or, where nothing is given, the default.
 
+    What a mapping does not name keeps the default's value, so that a YAML block which sets only the strength does not
+    lose the keywords and synonyms that were computed from the training split.
+
     Raises:
         ConfigError: the mapping holds an unknown option or a value out of range.
     """
@@ -63,5 +67,6 @@ def noise_options(kind: type[NoiseT], given: NoiseT | Mapping[str, Any] | None, 
     if isinstance(given, kind):
         return given
     if isinstance(given, Mapping):
-        return build_options(kind, given, where=f"noise of kind {getattr(kind, 'kind', kind.__name__)}")
+        kept = {field.name: getattr(default, field.name) for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+        return build_options(kind, {**kept, **given}, where=f"noise of kind {getattr(kind, 'kind', kind.__name__)}")
     raise TypeError(f"noise must be {kind.__name__}, a mapping or None, not {type(given).__name__}")
