@@ -24,12 +24,14 @@ class Batch:
         present: modality name to mask [B]; false rows of ``inputs`` are blanks that nothing may depend on.
         labels: [B] class indices, [B, L] with NaN where unknown (multilabel), or ``None``.
         indices: [B] positions in the dataset: the key of cached reference outputs. On the CPU.
+        studies: [B] a number for each study, equal for records of one study. On the CPU.
     """
 
     inputs: Mapping[str, Inputs]
     present: Mapping[str, Tensor]
     labels: Tensor | None
     indices: Tensor
+    studies: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -63,14 +65,15 @@ class Loader:
         self.dataset = dataset
         self.modalities = dict(modalities)
         self._cache: dict[tuple[int, str], Any] | None = {} if cache else None
+        self._overrides: Mapping[int, Record] = {}
+        numbers: dict[tuple[str, str], int] = {}
+        self._study_numbers = [numbers.setdefault((r.patient_id, r.study_id), len(numbers)) for r in dataset]
 
     def restricted_to(self, records: Mapping[int, Record]) -> Loader:
         """A loader that sees other versions of some records (say, with a modality removed)."""
         other = Loader(self.dataset, self.modalities, cache=self._cache is not None)
         other._overrides = {**self._overrides, **records}
         return other
-
-    _overrides: Mapping[int, Record] = {}
 
     def record(self, index: int) -> Record:
         """The record at a position, as this loader sees it."""
@@ -130,7 +133,8 @@ class Loader:
             inputs[name] = modality.collate([modality.blank() if e is None else e for e in examples])
             present[name] = torch.tensor([e is not None for e in examples])
         labels = [self.record(i).label for i in indices]
-        return Batch(inputs, present, _label_tensor(labels), torch.as_tensor(list(indices)))
+        studies = torch.tensor([self._study_numbers[i] for i in indices])
+        return Batch(inputs, present, _label_tensor(labels), torch.as_tensor(list(indices)), studies)
 
 
 def _label_tensor(labels: Sequence[Any]) -> Tensor | None:

@@ -93,9 +93,7 @@ class MissingDependencyError(ForgetMIError, ImportError):
     """An optional dependency is not installed."""
 
     def __init__(self, feature: str, extra: str) -> None:
-        super().__init__(
-            f"{feature} needs a package that is not installed.", fix=f"pip install 'forgetmi[{extra}]'"
-        )
+        super().__init__(f"{feature} needs a package that is not installed.", fix=f"pip install 'forgetmi[{extra}]'")
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:

@@ -1,1 +1,34 @@
-"""."""
+"""Unlearning methods, one short file each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from forgetmi.methods.base import Needs, UnlearningJob, UnlearningMethod, check_job
+from forgetmi.options import build_options
+from forgetmi.registry import Registry
+
+METHODS = Registry(
+    "method",
+    {
+        "fine_tune": "forgetmi.methods.fine_tune:FineTune",
+        "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
+        "gradient_ascent": "forgetmi.methods.gradient_ascent:GradientAscent",
+        "npo": "forgetmi.methods.npo:NPO",
+        "retrain": "forgetmi.methods.retrain:Retrain",
+    },
+)
+
+
+def build_method(name: str, options: Mapping[str, Any] | None = None) -> UnlearningMethod:
+    """A method with its options.
+
+    Raises:
+        ConfigError: the name or an option is unknown or wrong; all problems at once.
+    """
+    method: UnlearningMethod = build_options(METHODS[name], options or {}, where=f"method {name}")
+    return method
+
+
+__all__ = ["METHODS", "Needs", "UnlearningJob", "UnlearningMethod", "build_method", "check_job"]

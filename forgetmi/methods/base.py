@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol
+import copy
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 from torch import nn
 
@@ -11,6 +12,7 @@ from forgetmi.batch import Loader
 from forgetmi.errors import MethodError
 from forgetmi.partition import Partition
 from forgetmi.tasks.base import Task
+from forgetmi.training.options import FitOptions
 from forgetmi.training.reference import Reference
 from forgetmi.training.trainer import Trainer
 
@@ -23,7 +25,7 @@ class Needs:
         retain: retain records.
         forget: forget records (a method that only trains on the retain set must not touch them).
         embeddings: unimodal embeddings from the task's output.
-        fresh_model: a function that builds an untrained model of the same kind (retraining).
+        fresh_model: a function that builds an untrained model of the same kind, and the original's recipe (retraining).
         tasks: names of the tasks that it can serve; empty means all.
     """
 
@@ -50,12 +52,12 @@ class UnlearningJob:
         model: the original. It is never mutated; :meth:`copy_of_original` gives the model to work on.
         partition: forget, retain, validation, test.
         task: how the model is scored.
-        loader: makes batches of records by position; forget records are as the request sees them.
+        loader: makes batches of records by position; see :meth:`fit_loader`.
         trainer: the loop.
         seed: every draw depends on it.
         reference: the frozen original as a source of targets.
         fresh_model: for retraining.
-        recipe: the options that the original was trained with (:class:`~forgetmi.training.trainer.FitOptions`).
+        recipe: the options that the original was trained with.
     """
 
     model: nn.Module
@@ -66,8 +68,20 @@ class UnlearningJob:
     seed: int
     reference: Reference
     fresh_model: FreshModel | None = None
-    recipe: Any = None
-    extras: dict[str, Any] = field(default_factory=dict)
+    recipe: FitOptions | None = None
+
+    def copy_of_original(self) -> nn.Module:
+        """A trainable copy on the trainer's device: what a method works on and returns."""
+        model = copy.deepcopy(self.model).to(self.trainer.device)
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            model.requires_grad_(True)
+        return model
+
+    def fit_loader(self) -> Loader:
+        """The loader with forget records as the request sees them (some modalities only, at level ``modality``)."""
+        if self.partition.modalities is None:
+            return self.loader
+        return self.loader.restricted_to(self.partition.forget_records())
 
 
 class UnlearningMethod(Protocol):
@@ -98,6 +112,9 @@ def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:
             f"{method.name} works on the embeddings of each modality, and the task {job.task.name!r} has none",
             fix="choose a method that needs losses only: forgetmi ls methods",
         )
-    if needs.fresh_model and job.fresh_model is None:
-        raise MethodError(f"{method.name} trains from scratch and was given no function that builds a fresh model")
+    if needs.fresh_model and (job.fresh_model is None or job.recipe is None):
+        raise MethodError(
+            f"{method.name} trains from scratch and was not told how the original was built and trained",
+            fix="give the job fresh_model and recipe",
+        )
     job.partition.check()

@@ -1,1 +1,1 @@
-"""."""
+"""Losses: pure functions on tensors, each from one paper."""

@@ -1,1 +1,1 @@
-"""."""
+"""Which records each step sees."""

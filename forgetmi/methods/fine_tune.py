@@ -1,0 +1,46 @@
+"""Fine-tuning on the retain set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+
+from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.training.options import FitOptions
+from forgetmi.training.plans import ShuffledPlan
+from forgetmi.training.seeds import derive_seed
+from forgetmi.training.trainer import task_objective
+
+
+@dataclass(frozen=True)
+class FineTune:
+    """Go on training the original on the retain set only: min CE(D_r) from theta_0; forgetting by catastrophe.
+
+    The usual weak baseline (e.g. Golatkar et al. 2020; Jia et al. 2023). With ``lr=0`` or ``epochs=0`` the weights
+    are the original's. Forget records are in no batch.
+
+    Attributes:
+        fit: epochs, learning rate and the rest.
+    """
+
+    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=5, lr=1e-4))
+
+    name: ClassVar[str] = "fine_tune"
+    paper: ClassVar[str] = "a standard baseline (Golatkar et al. 2020, arXiv 1911.04933)"
+    needs: ClassVar[Needs] = Needs(forget=False)
+
+    def unlearn(self, job: UnlearningJob) -> nn.Module:
+        """The fine-tuned model."""
+        check_job(self, job)
+        model = job.copy_of_original()
+        plan = ShuffledPlan(
+            job.loader,
+            job.partition.retain,
+            batch_size=self.fit.batch_size,
+            seed=derive_seed(job.seed, self.name),
+        )
+        objective = task_objective(job.task, "records")
+        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name)
+        return model

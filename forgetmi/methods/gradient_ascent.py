@@ -1,0 +1,53 @@
+"""Gradient ascent on the forget set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import nn
+
+from forgetmi.batch import Batch
+from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.training.options import FitOptions
+from forgetmi.training.plans import ShuffledPlan
+from forgetmi.training.seeds import derive_seed
+from forgetmi.training.trainer import Loss
+
+
+@dataclass(frozen=True)
+class GradientAscent:
+    """Climb the training loss on the forget set: min -L(D_f) from theta_0 (NegGrad, Golatkar et al. 2020).
+
+    L is the task's own training loss (a classifier's cross-entropy, a language model's mean over answer tokens). It
+    is unbounded: too many steps destroy the model, which the audit flags. The retain set is not used.
+
+    Attributes:
+        fit: epochs, learning rate and the rest. Our reading: BatchNorm statistics are frozen, so that the forget
+            records do not leak into them.
+    """
+
+    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=3, lr=1e-5, mode="frozen_batchnorm"))
+
+    name: ClassVar[str] = "gradient_ascent"
+    paper: ClassVar[str] = "NegGrad (Golatkar et al. 2020, arXiv 1911.04933)"
+    needs: ClassVar[Needs] = Needs(retain=False)
+
+    def unlearn(self, job: UnlearningJob) -> nn.Module:
+        """The model after the ascent."""
+        check_job(self, job)
+        model = job.copy_of_original()
+        plan = ShuffledPlan(
+            job.fit_loader(),
+            job.partition.forget,
+            batch_size=self.fit.batch_size,
+            seed=derive_seed(job.seed, self.name),
+            stream="forget",
+        )
+
+        def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
+            loss = job.task.loss(model, batches["forget"])
+            return Loss(-loss, {"forget": loss})
+
+        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name)
+        return model

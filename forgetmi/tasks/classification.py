@@ -1,0 +1,128 @@
+"""Classification: multiclass, ordinal and multilabel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from forgetmi.batch import Batch
+from forgetmi.errors import ConfigError, DataError, ModelError
+from forgetmi.models.output import ModelOutput
+from forgetmi.tasks.ranking import ranking_loss
+
+
+@dataclass(frozen=True)
+class ClassificationTask:
+    """Scores a classifier.
+
+    Attributes:
+        n_classes: C, classes or (multilabel) labels.
+        kind: ``multiclass``, ``ordinal`` (class indices with an order; the likelihood is the multiclass one) or
+            ``multilabel`` (independent labels; unknown ones, NaN, count for nothing).
+        loss_kind: what the model is trained with. ``fused``: cross-entropy on ``logits``. ``per_modality``: the mean
+            over modalities of the cross-entropy of each one's own head. ``published``: the published Forget-MI
+            training loss, cross-entropy of each modality's head summed, plus the ranking loss
+            (:func:`~forgetmi.tasks.ranking.ranking_loss`), between the first two modalities' embeddings.
+    """
+
+    n_classes: int
+    kind: Literal["multiclass", "ordinal", "multilabel"] = "multiclass"
+    loss_kind: Literal["fused", "per_modality", "published"] = "fused"
+
+    name: ClassVar[str] = "classification"
+    embeddings: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.n_classes < (1 if self.kind == "multilabel" else 2):
+            problems.append(f"n_classes must be at least 2 (1 when multilabel), not {self.n_classes}")
+        if self.kind == "multilabel" and self.loss_kind == "published":
+            problems.append("the published loss compares class indices and has no multilabel form; use 'fused'")
+        if problems:
+            raise ConfigError(problems)
+
+    def output(self, model: nn.Module, batch: Batch) -> ModelOutput:
+        """The model's output."""
+        output: ModelOutput = model(batch)
+        return output
+
+    def nll(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[B], see :meth:`nll_of`."""
+        return self.nll_of(self.output(model, batch), batch)
+
+    def nll_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """[B]: -log p(y); multilabel: the sum over known labels of the binary cross-entropy."""
+        return self._nll(output.logits, batch)
+
+    def _nll(self, logits: Tensor, batch: Batch) -> Tensor:
+        labels = self._labels(batch)
+        if self.kind != "multilabel":
+            return F.cross_entropy(logits.float(), labels, reduction="none")
+        known = ~labels.isnan()
+        losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
+        return (losses * known).sum(dim=1)
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """The scalar that the model is trained with, a mean over the batch."""
+        output = self.output(model, batch)
+        if self.loss_kind == "fused":
+            return self.nll_of(output, batch).mean()
+        if not output.unimodal_logits:
+            raise ModelError(
+                f"loss_kind {self.loss_kind!r} needs one head a modality, and this model has a fused head only",
+                fix="build the model with heads: per_modality or both, or use loss_kind: fused",
+            )
+        per_head = [_masked_mean(self._nll(z, batch), output.present.get(m)) for m, z in output.unimodal_logits.items()]
+        summed = torch.stack(per_head).sum()
+        if self.loss_kind == "per_modality":
+            return summed / len(per_head)
+        if len(output.unimodal) < 2:
+            raise ModelError("the published loss ranks pairs of two modalities; this model has one")
+        first, second = list(output.unimodal)[:2]
+        both = _both(output.present.get(first), output.present.get(second))
+        labels = self._labels(batch)
+        studies = (batch.indices if batch.studies is None else batch.studies).to(labels.device)
+        return summed + ranking_loss(output.unimodal[first], output.unimodal[second], labels, studies, both)
+
+    def signals(self, output: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
+        """``nll`` [B] and ``logits`` [B, C]; what else an attacker derives, it derives from these."""
+        return {"nll": self.nll_of(output, batch), "logits": output.logits.float()}
+
+    def check_labels(self, batch: Batch) -> None:
+        """Raise :class:`DataError` for missing labels, labels of the wrong kind and class indices out of range."""
+        labels = self._labels(batch)
+        if self.kind == "multilabel":
+            if labels.ndim != 2 or labels.shape[1] != self.n_classes:
+                raise DataError(f"labels have shape {tuple(labels.shape)}", expected=f"[B, {self.n_classes}]")
+            return
+        if labels.ndim != 1 or labels.is_floating_point():
+            raise DataError("labels are not class indices", expected=f"integers 0..{self.n_classes - 1}")
+        wrong = ((labels < 0) | (labels >= self.n_classes)).nonzero().flatten()
+        if len(wrong):
+            raise DataError(
+                f"{len(wrong)} labels are out of range, the first is {int(labels[wrong[0]])}",
+                where=f"record at position {int(batch.indices[wrong[0]])}",
+                expected=f"0..{self.n_classes - 1}",
+                fix="set the task's n_classes, or correct the label column",
+            )
+
+    def _labels(self, batch: Batch) -> Tensor:
+        if batch.labels is None:
+            raise DataError("the records have no label, and classification needs one")
+        return batch.labels
+
+
+def _masked_mean(losses: Tensor, present: Tensor | None) -> Tensor:
+    """The mean over records that have the modality; 0 where none has."""
+    if present is None:
+        return losses.mean()
+    return (losses * present).sum() / present.sum().clamp(min=1)
+
+
+def _both(first: Tensor | None, second: Tensor | None) -> Tensor | None:
+    return first & second if first is not None and second is not None else None

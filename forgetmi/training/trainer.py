@@ -1,0 +1,359 @@
+"""The one training loop: originals, retrained models and every gradient method run through it."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from forgetmi.batch import Batch
+from forgetmi.errors import TrainingError
+from forgetmi.tasks.base import Task
+from forgetmi.training.checkpoints import CheckpointFile, weights_digest
+from forgetmi.training.modes import preserved_mode, set_fit_mode
+from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
+from forgetmi.training.plans import Plan, Step, split_step
+from forgetmi.training.progress import Progress
+from forgetmi.training.runlog import RunLog
+from forgetmi.training.seeds import derive_seed, scoped_seed, set_scoped_seed
+
+Precision = Literal["no", "bf16", "fp16"]
+
+
+class Loss(NamedTuple):
+    """A scalar to minimise, and its parts for the log (detached scalars)."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+
+
+Objective = Callable[[nn.Module, dict[str, Batch]], Loss]
+"""A loss on the model and the step's batches."""
+
+
+def task_objective(task: Task, stream: str) -> Objective:
+    """The task's own training loss on one stream: how originals are trained, retrained and fine-tuned."""
+
+    def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
+        return Loss(task.loss(model, batches[stream]), {})
+
+    return objective
+
+
+Validation = Callable[[nn.Module, int], float]
+"""A number to be made small, from the model (in eval mode, no gradients) after an epoch."""
+
+
+@dataclass
+class FitResult:
+    """What a fit did.
+
+    Attributes:
+        epochs: finished epochs; ``best_epoch`` is the one whose weights were kept (0-based; -1 for none).
+        steps: optimiser steps.
+        seconds: wall time of this call (a resumed fit counts from the resumption).
+        history: one dict an epoch: mean loss parts, and ``validation`` where it was measured.
+    """
+
+    epochs: int = 0
+    steps: int = 0
+    seconds: float = 0.0
+    best_epoch: int = -1
+    history: list[dict[str, float]] = field(default_factory=list)
+
+
+class _Stepper(nn.Module):
+    """Model and objective as one module with one forward a step: what DDP and autocast must wrap."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model, self.objective = model, objective
+
+    def forward(self, batches: dict[str, Batch]) -> Loss:
+        return self.objective(self.model, batches)
+
+
+class _Pieces(Dataset[tuple[dict[str, Batch], float]]):
+    """An epoch's pieces for this process, in order; loading may happen in workers."""
+
+    def __init__(self, plan: Plan, pieces: list[tuple[Step, float]], epoch: int) -> None:
+        self.plan, self.pieces, self.epoch = plan, pieces, epoch
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Batch], float]:
+        step, weight = self.pieces[index]
+        return self.plan.load(step, self.epoch), weight
+
+
+class Trainer:
+    """Runs fits on one device or, under ``accelerate launch``/``torchrun``, on several.
+
+    Args:
+        device: ``"cpu"``, ``"cuda"``, ... ; ``None`` lets accelerate choose.
+        precision: autocast of the forward pass: ``"no"``, ``"bf16"`` or ``"fp16"`` (with loss scaling).
+        checkpoint_dir: where fits save; ``None`` saves nothing.
+        resume: go on from a checkpoint that is there.
+        log: the run's log.
+        num_workers: processes that load batches; 0 loads in this one.
+        progress: show bars or lines.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: str | None = None,
+        precision: Precision = "no",
+        checkpoint_dir: Path | None = None,
+        resume: bool = False,
+        log: RunLog | None = None,
+        num_workers: int = 0,
+        progress: bool = True,
+    ) -> None:
+        shared = AcceleratorState._shared_state
+        wanted_cpu = device == "cpu"
+        if shared and (str(shared.get("_mixed_precision", "no")) != precision or shared.get("_cpu") != wanted_cpu):
+            # accelerate keeps one state a process and refuses a second precision; one fit at a time is all we need.
+            AcceleratorState._reset_state()
+        self.accelerator = Accelerator(mixed_precision=precision, cpu=wanted_cpu)
+        self.device: torch.device = self.accelerator.device
+        self.precision = precision
+        self.checkpoint_dir, self.resume = checkpoint_dir, resume
+        self.log = log or RunLog()
+        self.num_workers, self.progress = num_workers, progress
+
+    def fit(
+        self,
+        model: nn.Module,
+        plan: Plan,
+        objective: Objective,
+        options: FitOptions,
+        *,
+        seed: int,
+        name: str = "fit",
+        validate: Validation | None = None,
+    ) -> FitResult:
+        """Minimise the objective over the plan; the model is changed in place and left in the mode it came in.
+
+        A fit that was stopped at any step and is resumed ends with the weights of an unbroken one, bit for bit on the
+        CPU: batches, noise and dropout depend on ``(seed, epoch, step)`` and the checkpoint holds everything else.
+
+        Args:
+            model: the model to train; parameters with ``requires_grad=False`` do not move.
+            plan: which records each step sees.
+            objective: the loss; called once for each piece of a step.
+            options: see :class:`FitOptions`.
+            seed: of this fit.
+            name: of this fit within the run: its checkpoint's file name and its name in the log.
+            validate: called after each epoch; lower is better.
+
+        Raises:
+            TrainingError: the loss or the gradient is not finite, or the loss has diverged; the message names the
+                step and the records' positions. Or a checkpoint of another run was found.
+        """
+        return _Fit(self, model, plan, objective, options, seed, name, validate).run()
+
+
+class _Fit:
+    """One call of :meth:`Trainer.fit`."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        model: nn.Module,
+        plan: Plan,
+        objective: Objective,
+        options: FitOptions,
+        seed: int,
+        name: str,
+        validate: Validation | None,
+    ) -> None:
+        self.trainer, self.accelerator, self.device = trainer, trainer.accelerator, trainer.device
+        self.model = model.to(self.device)
+        self.plan, self.options, self.seed, self.name, self.validate = plan, options, seed, name, validate
+        self.checkpoint: CheckpointFile | None = None
+        if trainer.checkpoint_dir is not None:
+            start = weights_digest(model.state_dict())
+            path = trainer.checkpoint_dir / f"{name}.checkpoint.pt"
+            self.checkpoint = CheckpointFile(path, options=options, seed=seed, start=start)
+        self.stepper = self.accelerator.prepare_model(_Stepper(self.model, objective))
+        self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.model, options))
+        self.result = FitResult()
+        self.position = (0, 0)  # the next epoch and step
+        self.best_value, self.best_state = math.inf, None
+        self.epoch_sums: dict[str, float] = {}
+
+    def run(self) -> FitResult:
+        started = time.perf_counter()
+        state = self.checkpoint.load() if self.checkpoint is not None and self.trainer.resume else None
+        if state is not None:
+            self._restore(state)
+        self.trainer.log.event("fit_started", fit=self.name, epoch=self.position[0], step=self.position[1])
+        total = self.options.epochs * len(self.plan.steps(0))
+        self.total_steps = max(total, 1)
+        bar = Progress(total, self.name, enabled=self.trainer.progress and self.accelerator.is_main_process)
+        bar.advance({}, self.result.steps)
+        try:
+            with preserved_mode(self.model), scoped_seed(self.seed, self.device):
+                for epoch in range(self.position[0], self.options.epochs):
+                    if self._stop_early(epoch):
+                        break
+                    self._epoch(epoch, bar)
+        finally:
+            bar.close()
+            self.accelerator.free_memory()
+        if self.options.select == "best" and self.best_state is not None:
+            self.model.load_state_dict(self.best_state)
+        else:
+            self.result.best_epoch = self.result.epochs - 1
+        self.result.seconds = time.perf_counter() - started
+        self.trainer.log.event(
+            "fit_finished", fit=self.name, steps=self.result.steps, best_epoch=self.result.best_epoch,
+            seconds=round(self.result.seconds, 3),
+        )  # fmt: skip
+        return self.result
+
+    def _epoch(self, epoch: int, bar: Progress) -> None:
+        set_fit_mode(self.model, self.options.mode)
+        steps = self.plan.steps(epoch)
+        first = self.position[1] if epoch == self.position[0] else 0
+        if first == 0:
+            self.epoch_sums = {}
+        for number, pieces in self._pieces(steps, first, epoch):
+            parts = self._step(epoch, number, steps[number], pieces)
+            for part, value in parts.items():
+                self.epoch_sums[part] = self.epoch_sums.get(part, 0.0) + value
+            bar.advance(parts)
+            every = self.options.checkpoint_every
+            if every and self.result.steps % every == 0 and number + 1 < len(steps):
+                self._save((epoch, number + 1))
+        means = {part: value / max(len(steps), 1) for part, value in self.epoch_sums.items()}
+        if self.validate is not None:
+            means["validation"] = self._validate(epoch)
+        self.result.history.append(means)
+        self.result.epochs = epoch + 1
+        self.trainer.log.event("epoch", fit=self.name, epoch=epoch, **means)
+        self._save((epoch + 1, 0))
+
+    def _pieces(self, steps: list[Step], first: int, epoch: int) -> Iterator[tuple[int, list[tuple[Any, float]]]]:
+        """Steps from ``first`` on, each as this process's pieces, loaded in order (by workers, if any)."""
+        world, rank, accumulate = (
+            self.accelerator.num_processes,
+            self.accelerator.process_index,
+            self.options.accumulate,
+        )
+        flat: list[tuple[Step, float]] = []
+        for step in steps[first:]:
+            flat += split_step(step, accumulate * world)[rank::world]
+        loaded = DataLoader(
+            _Pieces(self.plan, flat, epoch),
+            batch_size=None,
+            num_workers=self.trainer.num_workers,
+            generator=torch.Generator(),  # without one, starting an iterator would draw from the global RNG
+        )
+        pieces: list[tuple[Any, float]] = []
+        number = first
+        for piece in loaded:
+            pieces.append(piece)
+            if len(pieces) == accumulate:
+                yield number, pieces
+                number, pieces = number + 1, []
+
+    def _step(self, epoch: int, number: int, step: Step, pieces: list[tuple[Any, float]]) -> dict[str, float]:
+        """One optimiser step. Returns the loss and its parts."""
+        set_scoped_seed(derive_seed(self.seed, epoch, number, self.accelerator.process_index), self.device)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.options.lr * lr_factor(self.options, self.result.steps, self.total_steps)
+        sums: dict[str, Tensor] = {}
+        for k, (batches, weight) in enumerate(pieces):
+            moved = {stream: batch.to(self.device) for stream, batch in batches.items()}
+            last = k + 1 == len(pieces)
+            with nullcontext() if last else self.accelerator.no_sync(self.stepper):
+                loss = self.stepper(moved)
+                # DDP averages over processes, and each piece already weighs its share of the whole step.
+                self.accelerator.backward(loss.total * weight * self.accelerator.num_processes)
+            for part, value in {"loss": loss.total, **loss.parts}.items():
+                sums[part] = sums.get(part, 0.0) + value.detach().float() * weight
+        if self.accelerator.num_processes > 1:
+            sums = self.accelerator.reduce(sums, reduction="sum")
+        names = list(sums)
+        values = dict(zip(names, torch.stack([sums[part] for part in names]).tolist(), strict=True))
+        self._check_loss(values, epoch, number, step)
+        if self.options.clip_norm is not None:
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
+            if self.trainer.precision != "fp16" and not torch.isfinite(norm):
+                # fp16 overflows now and then by design: the scaler skips the step and halves the scale.
+                raise self._diverged("the gradient is not finite", epoch, number, step)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.result.steps += 1
+        return values
+
+    def _check_loss(self, values: dict[str, float], epoch: int, number: int, step: Step) -> None:
+        if not all(math.isfinite(value) for value in values.values()):
+            bad = ", ".join(part for part, value in values.items() if not math.isfinite(value))
+            raise self._diverged(f"the loss is not finite ({bad})", epoch, number, step)
+        if abs(values["loss"]) > self.options.max_loss:
+            raise self._diverged(f"the loss has diverged to {values['loss']:.4g}", epoch, number, step)
+
+    def _diverged(self, what: str, epoch: int, number: int, step: Step) -> TrainingError:
+        positions = "; ".join(f"{stream} {list(indices)[:16]}" for stream, indices in step.items())
+        self.trainer.log.event("diverged", fit=self.name, epoch=epoch, step=number, what=what)
+        return TrainingError(
+            f"{self.name}: {what} at epoch {epoch}, step {number} ({self.result.steps} steps done)",
+            where=f"records at positions: {positions}",
+            expected=f"a finite loss below max_loss = {self.options.max_loss:g}",
+            fix="lower lr, set clip_norm, or look at these records; the last checkpoint is untouched",
+        )
+
+    def _validate(self, epoch: int) -> float:
+        with preserved_mode(self.model), torch.no_grad():
+            self.model.eval()
+            value = float(self.validate(self.model, epoch))  # type: ignore[misc]  # only called when there is one
+        if value < self.best_value or self.result.best_epoch < 0:
+            self.best_value, self.result.best_epoch = value, epoch
+            if self.options.select == "best":
+                self.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        return value
+
+    def _stop_early(self, epoch: int) -> bool:
+        patience = self.options.patience
+        return patience is not None and self.validate is not None and epoch - self.result.best_epoch > patience
+
+    def _save(self, position: tuple[int, int]) -> None:
+        if self.checkpoint is None or not self.accelerator.is_main_process:
+            return
+        scaler = self.accelerator.scaler
+        self.checkpoint.save(
+            {
+                "position": list(position),
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "scaler": scaler.state_dict() if scaler is not None else None,
+                "best": [self.best_value, self.result.best_epoch, self.best_state],
+                "epoch_sums": self.epoch_sums,
+                "steps": self.result.steps,
+                "history": self.result.history,
+            }
+        )
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if state["scaler"] is not None and self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.position = (state["position"][0], state["position"][1])
+        self.best_value, self.result.best_epoch, self.best_state = state["best"]
+        self.epoch_sums, self.result.steps = dict(state["epoch_sums"]), state["steps"]
+        self.result.history, self.result.epochs = list(state["history"]), state["position"][0]
