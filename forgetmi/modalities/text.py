@@ -29,7 +29,7 @@ class TextModality:
             training split.
 
     Raises:
-        ConfigError: the tokenizer has no such padding token, or ``max_length`` is below 1.
+        ConfigError: the tokenizer has no such padding token, or ``max_length`` leaves no room for a word.
     """
 
     kind = "text"
@@ -46,8 +46,9 @@ class TextModality:
         problems = []
         if pad_id is None:
             problems.append(f"the tokenizer has no token {pad_token!r}: name the one that pads, as pad_token")
-        if max_length < 1:
-            problems.append(f"max_length must be at least 1, got {max_length}")
+        # With room for special tokens only, the tokenizer would not cut at all.
+        if max_length < (least := 1 + tokenizer.num_special_tokens_to_add(False)):
+            problems.append(f"max_length must be at least {least} with this tokenizer, got {max_length}")
         if problems:
             raise ConfigError(problems)
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
