@@ -1,0 +1,176 @@
+"""``run.json``: what a run was asked, what it did, on which data, with what. Versioned; unknown keys are refused.
+
+No field can hold a patient's id: ids come as counts and keyed hashes. ``evidence.json`` has its own models in
+:mod:`forgetmi.audit.evidence_schema`. The JSON Schemas in ``schemas/`` are generated from these models
+(``python -m forgetmi.audit.schema``), and a test keeps them in step.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forgetmi.errors import AuditError
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+Seconds = Annotated[float, Field(ge=0.0)]
+SCHEMA_FOLDER = Path(__file__).parent / "schemas"
+
+
+class Document(BaseModel):
+    """Base of everything here: no unknown key, no NaN, no Infinity, no change after the fact."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
+
+    def to_json(self) -> dict[str, Any]:
+        """A JSON-able mapping under the published key names."""
+        return self.model_dump(mode="json", by_alias=True)
+
+
+class Counts(Document):
+    """How many."""
+
+    patients: Count
+    studies: Count
+    samples: Count
+
+
+class Environment(Document):
+    """What the run ran on."""
+
+    forgetmi: str
+    python: str
+    platform: str
+    packages: dict[str, str] = Field(description="package name to installed version")
+    device: str = Field(description="such as 'cpu' or 'cuda: NVIDIA H100'")
+
+
+class RequestSummary(Document):
+    """What was asked, without a single id."""
+
+    level: Literal["institution", "patient", "study", "sample", "modality"]
+    source_kind: str = Field(description="csv, json, python, demo: never a path")
+    n_ids: Annotated[int, Field(ge=1)]
+    digest: Sha256 = Field(description="keyed hash of level and sorted ids (forgetmi.pseudonyms.request_digest)")
+    id_level: str | None = Field(None, description="what the ids name, where that is not the level")
+    modalities: list[str] | None = None
+    duplicates: Count = Field(0, description="ids that the source repeats")
+
+
+class DataSummary(Document):
+    """The data, in counts."""
+
+    name: str
+    fingerprint: Sha256
+    counts: dict[str, Counts] = Field(description="forget, retain, validation, test")
+    notes: list[str] = Field([], description="what a reader must know first: 'films are rendered, not X-rays'")
+    license_note: str | None = None
+    skipped: dict[str, Count] = Field({}, description="reason to number of records that were not used")
+    leftovers: dict[str, Count] = Field({}, description="level to what else hangs on the same patients")
+    excluded: Count = Field(0, description="train records of the same patients, used on neither side")
+
+
+class ModelEntry(Document):
+    """One model's identity and cost."""
+
+    weights_sha256: Sha256
+    seconds: Seconds | None = Field(None, description="wall clock of training (or unlearning); null when not made here")
+    path: str | None = Field(None, description="relative to the run folder")
+    seed: int | None = None
+    n_parameters: Count | None = None
+    peak_memory_mb: float | None = None
+
+
+class Models(Document):
+    """The three models; what does not exist yet is null or empty."""
+
+    original: ModelEntry
+    unlearned: ModelEntry | None = None
+    retrained: list[ModelEntry] = []
+
+
+class MethodSummary(Document):
+    """How the model was made to forget."""
+
+    name: str
+    paper: str | None = None
+    summary: str | None = None
+    options: dict[str, Any] = {}
+
+
+class Stage(Document):
+    """One step of the run."""
+
+    name: str
+    seconds: Seconds
+    peak_memory_mb: float | None = None
+
+
+class Case(Document):
+    """What only people know; as entered, nothing is derived from it."""
+
+    reference: str | None = Field(None, description="the office's file number; never a patient's id")
+    model_purpose: str | None = None
+    legal_basis: str | None = Field(None, description="such as 'GDPR art. 17', 'withdrawn research consent'")
+    release: str | None = Field(None, description="who gets the model, and how: labels, probabilities, weights")
+
+
+class RunDocument(Document):
+    """``run.json``."""
+
+    schema_name: Literal["forgetmi.run/1"] = Field("forgetmi.run/1", alias="schema")
+    name: str
+    created: datetime
+    seed: int
+    environment: Environment
+    config_given: dict[str, Any] = Field(description="as written by the user, ids and secrets taken out")
+    config_resolved: dict[str, Any]
+    request: RequestSummary
+    data: DataSummary
+    models: Models
+    method: MethodSummary
+    stages: list[Stage] = []
+    key_fingerprint: str | None = Field(None, description="start of a hash of the site's key: which key, not the key")
+    case: Case = Case()
+
+
+def validate_document(document: Mapping[str, Any], kind: Literal["run", "evidence"]) -> dict[str, Any]:
+    """The document, checked and complete with its defaults.
+
+    Raises:
+        AuditError: keys are missing, unknown or of the wrong type, or numbers are not finite; all of them are named.
+    """
+    try:
+        return document_models()[kind].model_validate(dict(document)).to_json()
+    except ValidationError as error:
+        # values are not printed: a document that is wrong may hold what must not be shown
+        listed = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
+        raise AuditError(
+            f"{kind}.json is not a valid {kind} document:\n  - " + "\n  - ".join(listed[:20]),
+            expected=f"schema forgetmi.{kind}/1",
+            fix="make it again with this version of forgetmi",
+        ) from error
+
+
+def document_models() -> dict[str, type[Document]]:
+    """Kind to model."""
+    from forgetmi.audit.evidence_schema import EvidenceDocument
+
+    return {"run": RunDocument, "evidence": EvidenceDocument}
+
+
+def json_schema(kind: str) -> str:
+    """The published JSON Schema of a kind of document, as text."""
+    schema = document_models()[kind].model_json_schema(by_alias=True)
+    return json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}, indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    for kind_of_document in document_models():
+        (SCHEMA_FOLDER / f"{kind_of_document}.schema.json").write_text(json_schema(kind_of_document), encoding="utf-8")
