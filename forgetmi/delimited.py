@@ -113,7 +113,7 @@ def read_delimited(
     ]
     if ragged:
         raise error(
-            f"{len(ragged)} rows of {found.name} have another number of cells than the {'header' if header else 'first'}",
+            f"{len(ragged)} rows of {found.name} have more or fewer cells than its first row",
             where=ragged[0].rpartition(":")[0],
             expected=f"{width} cells, separated by {'a tab' if delimiter == chr(9) else 'a comma'}",
             fix='put cells that hold the separator between quotation marks ("a, b")',
@@ -128,7 +128,7 @@ def _open_text(path: Path, error: type[ForgetMIError]) -> Iterator[io.TextIOBase
     try:
         # "utf-8-sig" takes away the byte order mark that spreadsheet programs write.
         with opener(path, "rt", encoding="utf-8-sig", newline="") as stream:
-            yield stream  # type: ignore[misc]
+            yield stream
     except UnicodeDecodeError as problem:
         raise error(
             f"{path.name} is not UTF-8 text",
@@ -141,11 +141,10 @@ def _open_text(path: Path, error: type[ForgetMIError]) -> Iterator[io.TextIOBase
 
 def _first_bad_line(path: Path) -> int:
     opener = gzip.open if path.suffix.lower() == ".gz" else open
-    line = 0
     with opener(path, "rb") as stream:
         for line, raw in enumerate(stream, start=1):
             try:
                 raw.decode("utf-8")
             except UnicodeDecodeError:
-                break
-    return line
+                return line
+    return 1

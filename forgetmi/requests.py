@@ -131,27 +131,29 @@ class ForgetRequest:
         """
         table = read_delimited(path, error=RequestError)
         name = table.path.name
-        cells = dict(zip(table.header, (list(c) for c in zip(*table.rows, strict=True)), strict=False)) or {}
-        if not table.rows:
+        filled = [
+            (row, f"{name}:{line}")
+            for row, line in zip(table.rows, table.lines, strict=True)
+            if any(map(str.strip, row))
+        ]
+        if not filled:
             raise RequestError("the request is empty: it names no id", where=name)
-        places = [f"{name}:{line}" for line in table.lines]
+        places = [place for _, place in filled]
+        cells = dict(zip(table.header, zip(*(row for row, _ in filled), strict=True), strict=True))
         keys = {_plain(header): header for header in table.header}
-        level = level or _one_value(cells[keys["level"]], places, "level", name) if "level" in keys else level
-        id_column, found_level = _id_column(table.header, level, column, name)
-        level = level or found_level
-        ids, kept = [], []
-        for identifier, place, row in zip(cells[id_column], places, table.rows, strict=True):
-            if identifier.strip() or any(cell.strip() for cell in row):
-                ids.append(identifier)
-                kept.append(place)
-        modality_column = keys.get("modality")
-        named = [cell.strip() for cell in cells[modality_column]] if modality_column else []
+        if "level" in keys:
+            stated = _one_level(cells[keys["level"]], places, name)
+            if level not in (None, stated):
+                raise RequestError(f"{name} is at level {stated}, but level {level} was asked for", where=name)
+            level = stated
+        id_column, level = _id_column(table.header, level, column, name)
+        ids = cells[id_column]
+        named = [cell.strip() for cell in cells[keys["modality"]]] if "modality" in keys else []
         if not any(named):
-            return cls.of(level, ids, places=kept, source=name)
-        modalities = _same_modalities(cells[id_column], named, places, name)
-        return cls.of(
-            "modality", ids, modalities, id_level="" if level == "modality" else level, places=kept, source=name
-        )
+            return cls.of(level, ids, places=places, source=name)
+        modalities = _same_modalities(ids, named, places, name)
+        id_level = "" if level == "modality" else level
+        return cls.of("modality", ids, modalities, id_level=id_level, places=places, source=name)
 
     @classmethod
     def from_json(cls, path: str | os.PathLike[str]) -> ForgetRequest:
@@ -251,7 +253,7 @@ def resolve(
             "there is nothing to forget; take them out of the request",
         )
     forget = {i for found in train.values() for i in found}
-    patients = dataset.patients(forget)
+    patients = dataset.patients(i for found in positions.values() for i in found)
     others = [i for i in range(len(dataset)) if dataset[i].patient_id in patients and i not in forget]
     excluded = [i for i in others if dataset[i].split == "train"]
     leftovers = _leftovers(dataset, forget, others, wanted)
@@ -284,22 +286,19 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.lower() if letter.isalnum())
 
 
-def _one_value(cells: Sequence[str], places: Sequence[str], what: str, name: str) -> str:
-    """The value that all filled cells share."""
-    by_value: dict[str, str] = {}
+def _one_level(cells: Sequence[str], places: Sequence[str], name: str) -> str:
+    """The level that every row states."""
+    first: dict[str, str] = {}
     for cell, place in zip(cells, places, strict=True):
-        if cell.strip():
-            by_value.setdefault(cell.strip().lower(), place)
-    if len(by_value) != 1:
+        first.setdefault(cell.strip().lower(), place)
+    if len(first) != 1 or "" in first:
         raise RequestError(
-            f"the column {what} of {name} is empty"
-            if not by_value
-            else f"one request has one {what}, not {len(by_value)}",
-            where=", ".join(f"{value} in {place}" for value, place in by_value.items()) or name,
+            f"the rows of {name} do not all state the same level",
+            where=", ".join(f"{place}: {value or 'blank'}" for value, place in first.items()),
             expected=f"one of {', '.join(LEVELS)} on every row",
             fix="write one file a level",
         )
-    return next(iter(by_value))
+    return next(iter(first))
 
 
 def _id_column(header: Sequence[str], level: str | None, column: str | None, name: str) -> tuple[str, str]:
