@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -60,19 +60,32 @@ class ClassifierConfig:
             raise ConfigError(problems)
 
 
-def encode_present(encoder: nn.Module, inputs: Inputs, present: Tensor) -> Tensor | None:
-    """Embeddings [n, D'] of the n records that are present, in order; ``None`` where there is none.
+def on_present(
+    branch: Callable[[Any], tuple[Tensor, ...]], inputs: Inputs, present: Tensor, widths: tuple[int, ...]
+) -> tuple[Tensor, ...]:
+    """What a branch gives for the records that are present, [B, width] each, zero in the other rows.
 
-    Blanks never reach the encoder: they cost nothing and cannot touch its batch statistics.
+    Blanks never reach the branch: they cost nothing and cannot touch its batch statistics.
+
+    Args:
+        branch: maps inputs of n records to tensors [n, width].
+        inputs: of B records.
+        present: Bool [B].
+        widths: of the branch's outputs.
     """
     if bool(present.all()):
-        return encoder(inputs)
+        return branch(inputs)
     if not bool(present.any()):
-        return None
+        return tuple(torch.zeros(len(present), width, device=present.device) for width in widths)
     rows = present.nonzero()[:, 0]
-    if isinstance(inputs, dict):
-        return encoder({key: tensor[rows] for key, tensor in inputs.items()})
-    return encoder(inputs[rows])
+    kept = {key: tensor[rows] for key, tensor in inputs.items()} if isinstance(inputs, dict) else inputs[rows]
+    return tuple(out.new_zeros(len(present), out.shape[1]).index_copy(0, rows, out) for out in branch(kept))
+
+
+def mean_of_present(values: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> Tensor:
+    """Mean [B, C] over the modalities that a record has; zero where it has none. Missing rows must be zero."""
+    count = torch.stack([present[name] for name in values]).sum(dim=0).clamp(min=1)
+    return torch.stack(list(values.values())).sum(dim=0) / count[:, None]
 
 
 class MultimodalClassifier(nn.Module):
@@ -140,22 +153,14 @@ class MultimodalClassifier(nn.Module):
             for name, head in self.unimodal_heads.items()
         }
         if self.fusion is None or self.head is None:
-            count = torch.stack(list(present.values())).sum(dim=0).clamp(min=1)
-            logits = torch.stack(list(unimodal_logits.values())).sum(dim=0) / count[:, None]
-            return ModelOutput(logits, unimodal, None, unimodal_logits, present)
+            return ModelOutput(mean_of_present(unimodal_logits, present), unimodal, None, unimodal_logits, present)
         joint = self.fusion(unimodal, present)
         return ModelOutput(self.head(self.dropout(joint)), unimodal, joint, unimodal_logits, present)
 
     def _embed(self, name: str, inputs: Inputs, present: Tensor) -> Tensor:
-        projection = self.projections[name]
-        encoded = encode_present(self.encoders[name], inputs, present)
-        if encoded is None:
-            return torch.zeros(len(present), self.dim, device=present.device)
-        embedding = projection(encoded)
-        if len(embedding) == len(present):
-            return embedding
-        rows = present.nonzero()[:, 0]
-        return embedding.new_zeros(len(present), self.dim).index_copy(0, rows, embedding)
+        encoder, projection = self.encoders[name], self.projections[name]
+        (embedding,) = on_present(lambda rows: (projection(encoder(rows)),), inputs, present, (self.dim,))
+        return embedding
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able settings that rebuild the architecture with no outside file."""
