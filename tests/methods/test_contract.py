@@ -1,0 +1,193 @@
+"""What every registered method must do, on a fusion classifier and on a language model alike."""
+
+from __future__ import annotations
+
+import ast
+import copy
+import inspect
+from pathlib import Path
+
+import pytest
+import torch
+from tests.tiny import TinyCase, classifier_case, language_case, same_state, state_of
+
+import forgetmi.methods
+import forgetmi.parts
+from forgetmi.errors import ConfigError, MethodError, TrainingError
+from forgetmi.methods import METHODS, build_method, check_job
+from forgetmi.training import trainer as trainer_module
+from forgetmi.training.options import FitOptions
+
+CASES = {"classification": classifier_case, "causal_lm": language_case}
+FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
+
+
+@pytest.fixture(params=sorted(CASES))
+def case(request) -> TinyCase:
+    return CASES[request.param]()
+
+
+@pytest.fixture(params=list(METHODS))
+def name(request) -> str:
+    return request.param
+
+
+def method_for(name: str, case: TinyCase, **options):
+    kind = METHODS[name]
+    if "fit" in kind.__dataclass_fields__:
+        default = kind().fit
+        options.setdefault("fit", {**default.__dict__, **FAST})
+    method = build_method(name, options)
+    try:
+        check_job(method, case.job())
+    except MethodError as refusal:
+        assert case.task.name in str(refusal)  # it says why
+        pytest.skip(f"{name} refuses {case.kind}: {refusal}")
+    return method
+
+
+def test_same_seed_same_weights_other_seed_other_weights(name, case):
+    method = method_for(name, case)
+    first, again = method.unlearn(case.job(seed=1)), method.unlearn(case.job(seed=1))
+    other = method.unlearn(case.job(seed=2))
+    assert same_state(state_of(first), state_of(again))
+    assert not same_state(state_of(first), state_of(other))
+
+
+def test_the_original_and_the_callers_random_state_are_untouched(name, case):
+    method = method_for(name, case)
+    before, flags = state_of(case.model), [m.training for m in case.model.modules()]
+    torch.manual_seed(123)
+    random_state = torch.get_rng_state()
+    unlearned = method.unlearn(case.job())
+    assert same_state(before, state_of(case.model)), "weights or buffers of the original moved"
+    assert [m.training for m in case.model.modules()] == flags
+    assert all(p.grad is None for p in case.model.parameters())
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert unlearned is not case.model
+    assert not same_state(before, state_of(unlearned)), "the method did nothing"
+    assert unlearned.training == case.model.training
+
+
+def test_train_mode_of_the_original_is_found_again(name, case):
+    method = method_for(name, case)
+    case.model.train()
+    unlearned = method.unlearn(case.job())
+    assert all(m.training for m in case.model.modules())
+    assert unlearned.training
+
+
+@pytest.mark.parametrize("kill_after", [1, 3])
+def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch, kill_after):
+    method = method_for(name, case, **({} if name == "retrain" else {"fit": _with_checkpoints(name)}))
+    if name == "retrain":
+        case.recipe = FitOptions(**{**case.recipe.__dict__, "checkpoint_every": 1})
+    unbroken = method.unlearn(case.job(seed=3))
+    real, calls = trainer_module._Fit._step, []
+
+    def dies(self, *args):
+        calls.append(1)
+        if len(calls) > kill_after:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
+    with pytest.raises(KeyboardInterrupt):
+        method.unlearn(case.job(seed=3, folder=tmp_path))
+    monkeypatch.setattr(trainer_module._Fit, "_step", real)
+    job = case.job(seed=3, folder=tmp_path, resume=True)
+    resumed = method.unlearn(job)
+    started = [event for event in job.trainer.log.events if event["event"] == "fit_started"]
+    assert (started[0]["epoch"], started[0]["step"]) != (0, 0), "it started again instead of resuming"
+    assert same_state(state_of(unbroken), state_of(resumed))
+    assert not list(tmp_path.glob(".*.part"))
+    if name == "retrain":
+        case.recipe = FitOptions(**{**case.recipe.__dict__, "lr": 5e-3})
+    else:
+        method = method_for(name, case, fit={**_with_checkpoints(name), "lr": 5e-3})
+    with pytest.raises(TrainingError, match="another run"):
+        method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))
+
+
+def _with_checkpoints(name: str) -> dict:
+    return {**METHODS[name]().fit.__dict__, **FAST, "checkpoint_every": 1}
+
+
+def test_unknown_options_are_refused_with_a_suggestion(name):
+    with pytest.raises(ConfigError, match="unknown option 'fitt'"):
+        build_method(name, {"fitt": {}})
+
+
+def test_needs_nothing_that_it_was_not_given(name, case):
+    """A method that says that it does not need the forget (or retain) records must not load them."""
+    method = method_for(name, case)
+    seen: set[int] = set()
+    job = case.job()
+    real_batch = job.loader.batch
+    job.loader.batch = lambda indices: (seen.update(indices), real_batch(indices))[1]
+    method.unlearn(job)
+    if not method.needs.forget:
+        assert not seen & set(case.partition.forget)
+    if not method.needs.retain:
+        assert not seen & set(case.partition.retain)
+    assert not seen & set(case.partition.test), "the test split was used to unlearn"
+
+
+def test_empty_retain_batches_and_all_missing_modalities_are_finite(name):
+    case = classifier_case()
+    method = method_for(name, case)
+    unlearned = method.unlearn(case.job())
+    assert all(torch.isfinite(t).all() for t in unlearned.state_dict().values() if t.is_floating_point())
+
+
+def test_embedding_methods_refuse_a_language_model_and_say_why():
+    with pytest.raises(MethodError, match=r"embeddings of each modality.*causal_lm"):
+        build_method("forget_mi").unlearn(language_case().job())
+
+
+def test_frozen_weights_stay_bit_identical_under_adamw_with_weight_decay(name, case):
+    if name == "retrain":
+        pytest.skip("retraining trains every weight by definition")
+    fit = {**METHODS[name]().fit.__dict__, **FAST, "weight_decay": 0.5}
+    method = method_for(name, case, fit=fit)
+    frozen = [p for p in case.model.parameters() if p.ndim > 1][0]
+    frozen.requires_grad_(False)
+    key = next(k for k, p in case.model.named_parameters() if p is frozen)
+    unlearned = method.unlearn(case.job())
+    assert torch.equal(dict(unlearned.named_parameters())[key], frozen)
+
+
+def test_limits_of_fine_tuning(case):
+    original = state_of(case.model)
+    for options in ({"lr": 0.0, "epochs": 1}, {"epochs": 0}):
+        method = build_method("fine_tune", {"fit": {**options, "mode": "eval", "weight_decay": 0.0}})
+        assert same_state(original, state_of(method.unlearn(case.job())))
+
+
+def test_retraining_is_training_without_the_forgotten(case):
+    """Exactness: retraining equals training on a dataset that never held the forget records' content."""
+    expected = build_method("retrain").unlearn(case.job(seed=5))
+    changed = copy.deepcopy(case)
+    for index in case.partition.forget:
+        changed.loader._overrides = {**changed.loader._overrides, index: case.dataset[case.partition.retain[0]]}
+    assert same_state(state_of(expected), state_of(build_method("retrain").unlearn(changed.job(seed=5))))
+
+
+def test_methods_and_parts_know_no_modality_and_no_tokenizer():
+    """No string literal or attribute of methods/ and parts/ names a modality's inputs."""
+    banned = {"image", "text", "input_ids", "attention_mask", "token_type_ids", "tokenizer", "pixel_values", "film"}
+    for package in (forgetmi.methods, forgetmi.parts):
+        for path in Path(inspect.getfile(package)).parent.rglob("*.py"):
+            tree = ast.parse(path.read_text())
+            docstrings = {
+                id(node.body[0].value)
+                for node in ast.walk(tree)
+                if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
+                and node.body
+                and isinstance(node.body[0], ast.Expr)
+            }
+            for node in ast.walk(tree):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in docstrings:
+                    assert node.value not in banned, f"{path.name} names {node.value!r}"
+                if isinstance(node, ast.Attribute):
+                    assert node.attr not in banned, f"{path.name} uses .{node.attr}"
