@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +15,10 @@ OptionsT = TypeVar("OptionsT")
 
 
 def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str) -> OptionsT:
-    """An options dataclass from a mapping, types checked and coerced as pydantic does (``"3"`` is no integer).
+    """An options dataclass from a mapping, types checked and coerced as pydantic does.
+
+    An option that is itself a dataclass may be given as a mapping: what it does not name keeps the value that the
+    outer class gives it (``fit: {lr: 1e-4}`` keeps a method's own epochs), and its unknown names are errors too.
 
     Args:
         kind: a dataclass; its ``__post_init__`` checks ranges and raises :class:`ConfigError`.
@@ -24,11 +28,18 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
     Raises:
         ConfigError: unknown options, missing options, wrong types, values out of range.
     """
-    names = [field.name for field in dataclasses.fields(kind) if field.init]  # type: ignore[arg-type]
+    fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     problems = [
-        f"{where}: unknown option {name!r}. {did_you_mean(str(name), names)}" for name in values if name not in names
+        f"{where}: unknown option {name!r}. {did_you_mean(str(name), fields)}" for name in values if name not in fields
     ]
-    known = {name: value for name, value in values.items() if name in names}
+    known = {name: value for name, value in values.items() if name in fields}
+    for name, nested in nested_options(kind).items():
+        if isinstance(known.get(name), Mapping):
+            try:
+                known[name] = build_options(nested, {**_default(fields[name]), **known[name]}, where=f"{where}.{name}")
+            except ConfigError as error:
+                problems += error.problems
+                del known[name]  # the rest is still checked
     try:
         checked = TypeAdapter(kind).validate_python(known)
     except ConfigError as error:
@@ -43,3 +54,23 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
     if problems:
         raise ConfigError(problems)
     return checked
+
+
+def nested_options(kind: type[Any]) -> dict[str, type[Any]]:
+    """The fields of a dataclass that are dataclasses themselves (or ``None``), and their types."""
+    found = {}
+    for name, hint in typing.get_type_hints(kind).items():
+        choices = [choice for choice in (hint, *typing.get_args(hint)) if isinstance(choice, type)]
+        if nested := [choice for choice in choices if dataclasses.is_dataclass(choice)]:
+            found[name] = nested[0]
+    return found
+
+
+def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    """The values of a field's own default, where that is a dataclass."""
+    value: Any = field.default
+    if field.default_factory is not dataclasses.MISSING:
+        value = field.default_factory()
+    if not dataclasses.is_dataclass(value) or isinstance(value, type):
+        return {}
+    return {part.name: getattr(value, part.name) for part in dataclasses.fields(value) if part.init}

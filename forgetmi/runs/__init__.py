@@ -1,0 +1,1 @@
+"""Runs: the folder that holds one, and the stages that fill it."""
