@@ -49,14 +49,14 @@ class TextModality:
         # With room for special tokens only, the tokenizer would not cut at all.
         if max_length < (least := 1 + tokenizer.num_special_tokens_to_add(False)):
             problems.append(f"max_length must be at least {least} with this tokenizer, got {max_length}")
-        if problems:
+        if problems or pad_id is None:
             raise ConfigError(problems)
         self.tokenizer = Tokenizer.from_str(tokenizer.to_str())
         self.tokenizer.no_padding()
         self.tokenizer.enable_truncation(max_length)
         self.max_length = max_length
         self.pad_token = pad_token
-        self.pad_id: int = pad_id
+        self.pad_id = pad_id
         self._noise = noise or TextNoise()
 
     @property

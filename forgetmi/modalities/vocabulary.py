@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections import Counter
@@ -13,6 +12,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from forgetmi.delimited import read_delimited
 from forgetmi.errors import ConfigError, DataError
 
 _WORD = re.compile(r"[a-z]{3,}")
@@ -66,7 +66,12 @@ def extract_synonyms(
 
     Returns:
         Word to synonym; the same for the same texts. Empty where there are fewer than three words.
+
+    Raises:
+        ConfigError: ``window`` or ``dimensions`` is below 1.
     """
+    if window < 1 or dimensions < 1:
+        raise ConfigError([f"window and dimensions must be at least 1, got {window} and {dimensions}"])
     documents = list(_words(texts))
     frequent = _by_count(_count(documents, exclude))[:max_words]
     vocabulary = [word for word, count in frequent if count >= min_count]
@@ -89,45 +94,44 @@ def read_keywords(path: str | PathLike[str]) -> tuple[str, ...]:
     Raises:
         DataError: the file cannot be read, or holds no keyword.
     """
-    cells = [row[0].strip() for _, row in _rows(path) if row and row[0].strip()]
-    if cells and cells[0].lower() in ("word", "keyword"):
-        cells = cells[1:]
-    if not cells:
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"cannot read a keyword file: {error}", where=str(path), expected="text in UTF-8") from error
+    words = [word for line in lines if (word := line.partition(",")[0].strip().lower())]
+    if words and words[0] in ("word", "keyword"):
+        words = words[1:]
+    if not words:
         raise DataError("a keyword file holds no keyword", where=str(path), expected="one keyword a line")
-    return tuple(dict.fromkeys(cell.lower() for cell in cells))
+    return tuple(dict.fromkeys(words))
 
 
 def read_synonyms(path: str | PathLike[str]) -> dict[str, str]:
     """Synonyms from a CSV with columns first_word, second_word, similarity, frequency.
 
     Each ``second_word`` gets its most similar ``first_word``; equal similarities: the more frequent one, then the first
-    in the alphabet.
+    in the alphabet. A word is never its own synonym.
 
     Raises:
-        DataError: the file cannot be read, a column is missing, or a row is not as it should be (all of them listed).
+        DataError: the file cannot be read, a column is missing, or a row is not as it should be (the first ten named).
     """
-    rows = list(_rows(path))
-    header = [cell.strip() for cell in rows[0][1]] if rows else []
-    if missing := [name for name in _SYNONYM_COLUMNS if name not in header]:
+    table = read_delimited(path)
+    if missing := [name for name in _SYNONYM_COLUMNS if name not in table.header]:
         raise DataError(
             f"a synonym file has no column {', '.join(missing)}",
-            where=str(path),
+            where=f"{table.path.name}:1",
             expected=f"a header with {', '.join(_SYNONYM_COLUMNS)}",
         )
-    columns = [header.index(name) for name in _SYNONYM_COLUMNS]
+    columns = [table.header.index(name) for name in _SYNONYM_COLUMNS]
     ranked: dict[str, tuple[float, float, str]] = {}
     wrong: list[str] = []
-    for line, row in rows[1:]:
-        try:
-            first, second, similarity, frequency = (row[column].strip() for column in columns)
-            rank = (-float(similarity), -float(frequency), first.lower())
-        except (IndexError, ValueError):
-            wrong.append(f"{path}:{line}")
-            continue
-        if not first or not second or not math.isfinite(rank[0]):
-            wrong.append(f"{path}:{line}")
-        elif first.lower() != second.lower():
-            ranked[second.lower()] = min(rank, ranked.get(second.lower(), rank))
+    for line, row in zip(table.lines, table.rows, strict=True):
+        first, second, similarity, frequency = (row[column].strip().lower() for column in columns)
+        rank = (-_number(similarity), -_number(frequency), first)
+        if not first or not second or math.isnan(rank[0]) or math.isnan(rank[1]):
+            wrong.append(f"{table.path.name}:{line}")
+        elif first != second:
+            ranked[second] = min(rank, ranked.get(second, rank))
     if wrong:
         more = f" and {len(wrong) - 10} more" if len(wrong) > 10 else ""
         raise DataError(
@@ -138,14 +142,12 @@ def read_synonyms(path: str | PathLike[str]) -> dict[str, str]:
     return {second: first for second, (_, _, first) in ranked.items()}
 
 
-def _rows(path: str | PathLike[str]) -> Iterator[tuple[int, list[str]]]:
-    """Lines of a CSV with their numbers, blank ones left out."""
+def _number(cell: str) -> float:
+    """The number in a cell; NaN where there is none."""
     try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file)
-            yield from ((reader.line_num, row) for row in reader if row)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read a file: {error}", where=str(path), expected="text in UTF-8") from error
+        return float(cell)
+    except ValueError:
+        return math.nan
 
 
 def _words(texts: Iterable[str]) -> Iterator[list[str]]:
@@ -166,7 +168,7 @@ def _by_count(counts: Counter[str]) -> list[tuple[str, int]]:
 def _neighbours(documents: Sequence[Sequence[str]], vocabulary: Sequence[str], window: int) -> NDArray[np.float64]:
     """How often each two words stand within ``window`` places of each other: symmetric [V, V]."""
     index = {word: i for i, word in enumerate(vocabulary)}
-    gap = [-1] * window  # no pair reaches from one text into the next
+    gap = [""] * window  # no pair reaches from one text into the next
     places = np.array([index.get(word, -1) for words in documents for word in [*words, *gap]], dtype=np.int64)
     counts = np.zeros((len(vocabulary),) * 2)
     for offset in range(1, window + 1):
