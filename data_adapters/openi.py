@@ -11,15 +11,13 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal
 from xml.etree import ElementTree
 
+from forgetmi.data_adapters.images import ImageFile
 from forgetmi.errors import ConfigError, DataError, did_you_mean
 from forgetmi.records import Record, RecordDataset, Skipped
 from forgetmi.splits import split_by_patient
-
-if TYPE_CHECKING:
-    from forgetmi.data_adapters.images import ImageFile
 
 SECTIONS = ("comparison", "indication", "findings", "impression")
 LICENSE_NOTE = (
@@ -71,7 +69,7 @@ def parse_report(content: bytes, place: str) -> OpenIReport:
 
     Args:
         content: the file's bytes.
-        place: where they come from, for messages.
+        place: where they come from, for messages. The file's name is the report's number, hence private.
 
     Raises:
         MalformedReportError: this is no XML, or no report with an id.
@@ -89,16 +87,16 @@ def parse_report(content: bytes, place: str) -> OpenIReport:
     except _DoctypeFoundError:
         raise DataError(
             "a report declares a document type or entities",
-            where=place,
             expected="plain XML, as Open-i publishes it",
             fix="do not use this file; get the archive again from its publisher",
+            private=[place],
         ) from None
     except (ElementTree.ParseError, LookupError, ValueError) as error:  # the latter two: an encoding that is unknown
-        raise MalformedReportError(f"a report is not well-formed XML ({error})", where=place) from None
+        raise MalformedReportError(f"a report is not well-formed XML ({error})", private=[place]) from None
     identifier = root.find("uId")
     uid = "" if identifier is None else identifier.get("id", "").strip()
     if not uid:
-        raise MalformedReportError("a report has no id", where=place, expected='<uId id="CXR..."/>')
+        raise MalformedReportError("a report has no id", expected='<uId id="CXR..."/>', private=[place])
     sections: dict[str, str] = {}
     for element in root.iter("AbstractText"):
         name = element.get("Label", "").strip().lower()
@@ -284,9 +282,7 @@ class OpenI:
         return files
 
     def _samples(self, report: OpenIReport, files: Mapping[str, Path]) -> list[tuple[str, ImageFile | None]]:
-        from forgetmi.data_adapters.images import ImageFile  # here, so that text alone needs no image library
-
-        found = [(i, ImageFile(files[i]) if i in files else None) for i in report.images]
+        found = [(i, ImageFile(files[i], channels=1) if i in files else None) for i in report.images]
         if self.per == "image" and found:
             return found
         return [(report.uid, next((image for _, image in found if image is not None), None))]

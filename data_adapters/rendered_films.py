@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from PIL import Image
 
 from forgetmi.errors import DataError, MissingDependencyError
 
-Floats = NDArray[np.float32]
+Floats = NDArray[np.floating[Any]]
 MASK_ARCHIVE = "semantic_masks_v7labs_lungs.zip"
 _SMALLEST_LUNG = 0.1  # share of each half of the picture that the mask covers; of the published 517, 434 do
 
@@ -152,7 +152,7 @@ class RenderedFilm:
             (x - middle - 0.06 * width) / half_width, (y - bottom + 0.85 * half_height) / half_height
         ).astype(np.float32)
         heart = _soft((1 - distance) * half_width, 0.02)
-        film += heart * (0.62 - film) * 0.9
+        film += 0.9 * heart * (0.62 - film).clip(0)
 
         if self.finding == "opacity":
             film += self._opacity(generator, y, x, lung * (1 - heart))
