@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 import typing
 from collections.abc import Mapping
 from typing import Any, TypeVar
@@ -60,7 +61,9 @@ def nested_options(kind: type[Any]) -> dict[str, type[Any]]:
     """The fields of a dataclass that are dataclasses themselves (or ``None``), and their types."""
     found = {}
     for name, hint in typing.get_type_hints(kind).items():
-        choices = [choice for choice in (hint, *typing.get_args(hint)) if isinstance(choice, type)]
+        # Only unions are looked into: a mapping of dataclasses has keys that its user chooses.
+        is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
+        choices = [choice for choice in (typing.get_args(hint) if is_union else (hint,)) if isinstance(choice, type)]
         if nested := [choice for choice in choices if dataclasses.is_dataclass(choice)]:
             found[name] = nested[0]
     return found

@@ -1,0 +1,118 @@
+"""What the cells of a table mean: split names, findings that are -1, 0, 1 or blank, files that must exist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal
+
+import pandas as pd
+
+from forgetmi.data_adapters.tables import places
+from forgetmi.errors import DataError
+
+UncertainPolicy = Literal["unknown", "zero", "one"]
+BlankPolicy = Literal["unknown", "zero"]
+MissingFilePolicy = Literal["error", "skip"]
+
+_SPLITS = {
+    "train": "train",
+    "training": "train",
+    "val": "validation",
+    "valid": "validation",
+    "validate": "validation",
+    "validation": "validation",
+    "dev": "validation",
+    "test": "test",
+    "testing": "test",
+}
+_POLICY: dict[str, float | None] = {"unknown": None, "zero": 0.0, "one": 1.0}
+
+
+def read_splits(frame: pd.DataFrame, column: str) -> list[str]:
+    """A column of split names as ``train``, ``validation``, ``test``.
+
+    Raises:
+        DataError: cells that name no split; all of them are listed with their rows.
+    """
+    given = [cell.strip().lower() for cell in frame[column]]
+    refuse_cells(frame, column, [cell not in _SPLITS for cell in given], f"one of {', '.join(_SPLITS)}")
+    return [_SPLITS[cell] for cell in given]
+
+
+def read_findings(
+    frame: pd.DataFrame, columns: Sequence[str], *, uncertain: UncertainPolicy, blank: BlankPolicy
+) -> list[tuple[float | None, ...]]:
+    """Findings a row: 1 (present), 0 (absent), -1 (uncertain) and blank (not mentioned), under named policies.
+
+    Args:
+        frame: the table.
+        columns: one a finding.
+        uncertain: what -1 becomes: ``unknown`` (``None``), ``zero`` or ``one``.
+        blank: what a blank cell becomes: ``unknown`` (``None``) or ``zero``.
+
+    Raises:
+        DataError: cells that are none of the four; all of them are listed with their rows.
+    """
+    read = []
+    for column in columns:
+        value = {cell: _number(cell) for cell in set(frame[column])}
+        wrong = [value[cell] not in (-1, 0, 1, None) for cell in frame[column]]
+        refuse_cells(frame, column, wrong, "1, 0, -1 (uncertain) or blank (not mentioned)")
+        meaning = {None: _POLICY[blank], -1.0: _POLICY[uncertain], 0.0: 0.0, 1.0: 1.0}
+        read.append([meaning[value[cell]] for cell in frame[column]])
+    return list(zip(*read, strict=True))
+
+
+def refuse_cells(frame: pd.DataFrame, column: str, wrong: Sequence[bool], expected: str) -> None:
+    """Raise :class:`DataError` with all rows that are marked as wrong."""
+    if any(wrong):
+        cells = [cell for cell, is_wrong in zip(frame[column], wrong, strict=True) if is_wrong]
+        raise DataError(
+            f"{len(cells)} cells of column {column!r} cannot be used",
+            where=frame.attrs["file"],
+            expected=expected,
+            private=[f"{place}: {cell!r}" for place, cell in zip(places(frame, wrong), cells, strict=True)],
+        )
+
+
+def missing_files(
+    paths: Sequence[str | None], where: Sequence[str], what: str, policy: MissingFilePolicy
+) -> list[bool]:
+    """Which files are not there (``None`` is no file, so nothing is missing).
+
+    Args:
+        paths: the files.
+        where: ``file:row`` of each.
+        what: what they are, for the message.
+        policy: ``error`` or ``skip`` (the caller then leaves the rows out and counts them).
+
+    Raises:
+        DataError: under ``error``, with all missing files and their rows; under both, when none of the files exists
+            (the first ten are listed), for then the folder is wrong.
+    """
+    missing = [path is not None and not os.path.isfile(path) for path in paths]
+    asked = [path for path in paths if path is not None]
+    if asked and sum(missing) == len(asked):
+        raise DataError(
+            f"none of the {len(asked)} {what} exists",
+            fix="check the folder in the configuration",
+            private=[f"{row}: {path}" for path, row in zip(paths, where, strict=True) if path is not None][:10],
+        )
+    if policy == "error" and any(missing):
+        raise DataError(
+            f"{sum(missing)} of {len(asked)} {what} are missing",
+            fix='copy them, or set on_missing_file to "skip": their rows are then left out and counted',
+            private=[f"{row}: {path}" for path, row, gone in zip(paths, where, missing, strict=True) if gone],
+        )
+    return missing
+
+
+def _number(cell: str) -> float | None:
+    """The number in a cell, ``None`` for a blank one, NaN for what is no number."""
+    if not cell.strip():
+        return None
+    try:
+        return float(cell)
+    except ValueError:
+        return float("nan")

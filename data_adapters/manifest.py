@@ -1,0 +1,254 @@
+"""A table that anyone can write: one row a record, columns mapped in the configuration."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pandas as pd
+from pydantic import ConfigDict
+
+from forgetmi.data_adapters.cells import (
+    BlankPolicy,
+    MissingFilePolicy,
+    UncertainPolicy,
+    missing_files,
+    read_findings,
+    read_splits,
+    refuse_cells,
+)
+from forgetmi.data_adapters.images import ImageFile, TextFile
+from forgetmi.data_adapters.tables import places, read_table, require_unique
+from forgetmi.errors import ConfigError
+from forgetmi.records import Label, Record, RecordDataset, Skipped
+from forgetmi.splits import split_by_patient
+
+_ID_FIELDS = ("institution", "patient_id", "study_id", "sample_id")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which column holds what. Only ``sample_id`` must be there.
+
+    Attributes:
+        sample_id: unique for each row.
+        study_id: without it, each sample is a study of its own.
+        patient_id: without it, each study is taken for a patient of its own, and the dataset's notes say so.
+        institution: without it, no request at that level.
+        label: one column; several for ``multilabel``; none for ``label_kind: none``.
+        split: train, validation (val, valid, validate, dev) or test.
+    """
+
+    sample_id: str
+    study_id: str | None = None
+    patient_id: str | None = None
+    institution: str | None = None
+    label: str | tuple[str, ...] | None = None
+    split: str | None = None
+
+
+@dataclass(frozen=True)
+class ModalityColumn:
+    """One modality. A blank cell means that the record does not have it.
+
+    Attributes:
+        column: its column.
+        kind: ``image`` and ``text_file`` (the cell is a path), or ``text`` (the cell is the text).
+        channels: for images, 1 or 3; as the file has them by default.
+    """
+
+    column: str
+    kind: Literal["image", "text", "text_file"]
+    channels: Literal[1, 3] | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
+
+
+@dataclass(frozen=True)
+class SplitShares:
+    """Shares of the patients that are drawn for validation and test, and the seed of the draw."""
+
+    validation: float
+    test: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """Reads a manifest.
+
+    Args:
+        path: CSV, TSV (``.gz`` too) or Parquet.
+        columns: which column holds what.
+        modalities: modality name to column and kind.
+        label_kind: ``multiclass`` (class names, or indices into ``classes``), ``ordinal`` (the same, with ``classes``
+            given, lowest first), ``multilabel`` (a column a label, each 1, 0, -1 or blank), or ``none``.
+        classes: class names in index order; by default those that are found, sorted. Multilabel: the columns' names.
+        root: what paths are relative to; by default the manifest's folder.
+        split: draw the splits by patient, when there is no split column.
+        uncertain: multilabel: what -1 becomes: ``unknown``, ``zero`` or ``one``.
+        blank: multilabel: what a blank cell becomes: ``unknown`` or ``zero``.
+        on_missing_file: ``error`` lists all missing files with their rows; ``skip`` leaves out their rows and counts.
+
+    Raises:
+        ConfigError: options that do not fit together; all of them at once.
+    """
+
+    name: ClassVar[str] = "manifest"
+    summary: ClassVar[str] = "a CSV, TSV or Parquet file with one row a record, columns mapped in the configuration"
+    levels: ClassVar[tuple[str, ...]] = ("institution", "patient", "study", "sample", "modality")
+    license_note: ClassVar[str] = "your own data: its licence and use agreement are not known to this package"
+
+    path: Path
+    columns: Columns
+    modalities: Mapping[str, ModalityColumn]
+    label_kind: Literal["multiclass", "ordinal", "multilabel", "none"] = "multiclass"
+    classes: tuple[str, ...] | None = None
+    root: Path | None = None
+    split: SplitShares | None = None
+    uncertain: UncertainPolicy = "unknown"
+    blank: BlankPolicy = "unknown"
+    on_missing_file: MissingFilePolicy = "error"
+
+    def __post_init__(self) -> None:
+        labels = self._label_columns
+        problems = []
+        if not self.modalities:
+            problems.append("modalities: at least one is needed")
+        if (self.columns.split is None) == (self.split is None):
+            problems.append("give either columns.split or split (shares to draw), and not both")
+        if self.label_kind in ("multiclass", "ordinal") and len(labels) != 1:
+            problems.append(f"columns.label: label_kind {self.label_kind} needs one column, not {len(labels)}")
+        if self.label_kind == "ordinal" and self.classes is None:
+            problems.append("classes: label_kind ordinal needs the class names in their order")
+        if self.label_kind == "multilabel" and not labels:
+            problems.append("columns.label: label_kind multilabel needs at least one column")
+        if self.label_kind == "none" and labels:
+            problems.append("columns.label: label_kind none needs none")
+        if self.classes is not None and (len(set(self.classes)) != len(self.classes) or not self.classes):
+            problems.append("classes: names must be given, each once")
+        if self.label_kind == "multilabel" and self.classes is not None and len(self.classes) != len(labels):
+            problems.append(f"classes: {len(self.classes)} names for {len(labels)} label columns")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def _label_columns(self) -> tuple[str, ...]:
+        label = self.columns.label
+        return (label,) if isinstance(label, str) else tuple(label or ())
+
+    def load(self) -> RecordDataset:
+        """Index the manifest; images and text files are read when they are used.
+
+        Raises:
+            DataError: a file or column is missing, an id is repeated, a cell cannot be used, a patient stands in two
+                splits. The message names file and row.
+        """
+        named = {f: getattr(self.columns, f) for f in _ID_FIELDS if getattr(self.columns, f) is not None}
+        required = [*named.values(), *self._label_columns, *(m.column for m in self.modalities.values())]
+        if self.columns.split is not None:
+            required.append(self.columns.split)
+        frame = read_table(self.path, columns=required, ids=list(named.values()))
+        require_unique(frame, self.columns.sample_id)
+        where = places(frame)
+        skipped: list[tuple[str, str]] = []
+
+        def keep(wrong: list[bool], reason: str) -> None:
+            """Leave out the rows that are wrong, and count them."""
+            nonlocal frame, where
+            if any(wrong):
+                skipped.extend((reason, place) for place, bad in zip(where, wrong, strict=True) if bad)
+                frame = frame[[not bad for bad in wrong]]
+                where = places(frame)
+
+        for column in named.values():
+            keep([not cell for cell in frame[column]], f"column {column!r} is blank")
+        if self.label_kind in ("multiclass", "ordinal"):
+            keep([not cell.strip() for cell in frame[self._label_columns[0]]], "no label")
+        elif self.label_kind == "multilabel":
+            known = read_findings(frame, self._label_columns, uncertain=self.uncertain, blank=self.blank)
+            keep([all(value is None for value in row) for row in known], "no label")
+        for name, modality in self.modalities.items():
+            if modality.kind != "text":
+                what = f"files of modality {name!r}"
+                gone = missing_files(self._paths(frame[modality.column]), where, what, self.on_missing_file)
+                keep(gone, f"file of modality {name!r} is missing")
+
+        classes, labels = self._labels(frame)
+        splits = read_splits(frame, self.columns.split) if self.columns.split else ["train"] * len(frame)
+        sample = frame[self.columns.sample_id].tolist()
+        study = frame[named["study_id"]].tolist() if "study_id" in named else sample
+        patient = frame[named["patient_id"]].tolist() if "patient_id" in named else study
+        institution = frame[named["institution"]].tolist() if "institution" in named else [""] * len(sample)
+        values = {name: self._values(frame, modality) for name, modality in self.modalities.items()}
+        rows = zip(sample, study, patient, institution, zip(*values.values(), strict=True), labels, splits, strict=True)
+        dataset = RecordDataset(
+            (Record(s, st, p, i, dict(zip(values, v, strict=True)), y, split) for s, st, p, i, v, y, split in rows),
+            name=Path(self.path).name,
+            levels=[f.removesuffix("_id") for f in named] + ["modality"],
+            classes=classes,
+            modality_kinds={n: "image" if m.kind == "image" else "text" for n, m in self.modalities.items()},
+            license_note=self.license_note,
+            skipped=Skipped.collect(skipped),
+            notes=_notes(named, patient, institution),
+        )
+        if self.split is None:
+            return dataset
+        shares = self.split
+        return split_by_patient(dataset, validation=shares.validation, test=shares.test, seed=shares.seed)
+
+    def _paths(self, cells: pd.Series[Any]) -> list[str | None]:
+        root = Path(self.path).parent if self.root is None else self.root
+        return [os.path.join(root, cell.strip()) if cell.strip() else None for cell in cells]
+
+    def _values(self, frame: pd.DataFrame, modality: ModalityColumn) -> list[Any]:
+        if modality.kind == "text":
+            return [cell if cell.strip() else None for cell in frame[modality.column]]
+        paths = self._paths(frame[modality.column])
+        if modality.kind == "image":
+            return [None if path is None else ImageFile(path, modality.channels) for path in paths]
+        return [None if path is None else TextFile(path) for path in paths]
+
+    def _labels(self, frame: pd.DataFrame) -> tuple[tuple[str, ...], list[Any]]:
+        """Class names, and a label a row.
+
+        Raises:
+            DataError: labels out of range or of unknown classes, all listed with their rows.
+        """
+        if self.label_kind == "none":
+            return (), [None] * len(frame)
+        if self.label_kind == "multilabel":
+            findings = read_findings(frame, self._label_columns, uncertain=self.uncertain, blank=self.blank)
+            return self.classes or self._label_columns, list(findings)
+        column = self._label_columns[0]
+        cells = [_whole(cell.strip()) for cell in frame[column]]
+        found = set(cells)
+        classes = self.classes or sorted(found, key=int if all(cell.isdigit() for cell in found) else str)
+        index: dict[str, Label] = {}
+        if not any(name.isdigit() for name in classes):
+            index.update((str(i), i) for i in range(len(classes)))
+        index.update((name, i) for i, name in enumerate(classes))
+        expected = f"one of {', '.join(classes)}" + (f", or 0 to {len(classes) - 1}" if "0" in index else "")
+        refuse_cells(frame, column, [cell not in index for cell in cells], expected)
+        return tuple(classes), [index[cell] for cell in cells]
+
+
+def _whole(cell: str) -> str:
+    """``"2.0"`` as ``"2"``: programs write integers so when a column has gaps."""
+    return cell[:-2] if cell.endswith(".0") and cell[:-2].lstrip("-").isdigit() else cell
+
+
+def _notes(named: Mapping[str, str], patients: list[str], institutions: list[str]) -> list[str]:
+    notes = []
+    if "patient_id" not in named:
+        unit = "study" if "study_id" in named else "sample"
+        notes.append(f"no patient ids: each {unit} is taken for a patient, so one person may stand on both sides")
+    elif "institution" in named:
+        pairs = set(zip(patients, institutions, strict=True))
+        shared = len(pairs) - len({patient for patient, _ in pairs})
+        if shared:
+            notes.append(f"{shared} patient ids occur at another institution too: they are taken for the same person")
+    return notes
