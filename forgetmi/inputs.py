@@ -1,0 +1,157 @@
+"""Modalities from settings and the training split: tokenizers, keywords and synonyms never see another record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Protocol
+
+from forgetmi.errors import ConfigError, DataError
+from forgetmi.modalities.base import Modality
+from forgetmi.registry import Registry
+
+
+class InputOptions(Protocol):
+    """Settings of one modality in the config."""
+
+    kind: ClassVar[str]
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality. ``values``: what the training split's records hold, missing ones left out."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageInput:
+    """Images.
+
+    Attributes:
+        size: side, or (height, width), in pixels.
+        channels: 1 or 3.
+    """
+
+    kind: ClassVar[str] = "image"
+
+    size: int | tuple[int, int] = 224
+    channels: Literal[1, 3] = 1
+
+    def __post_init__(self) -> None:
+        self.build(())
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality; the values play no part."""
+        from forgetmi.modalities.image import ImageModality
+
+        return ImageModality(self.size, self.channels)
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """Texts.
+
+    Attributes:
+        max_length: longest text in tokens.
+        tokenizer: a tokenizer's JSON file or a transformers folder; ``None`` trains one on the training split.
+        pad_token: the token that fills a batch.
+        vocab_size, tokenizer_model, lowercase, min_frequency: of the trained one, see
+            :func:`~forgetmi.models.tokenizer.train_tokenizer`.
+        n_keywords: how many of the training split's most frequent words the text noise replaces; 0 for none.
+        keywords: a file of keywords instead.
+        synonyms: a CSV of synonyms; ``None`` computes them from the training split.
+        exclude: words that are neither (say, the placeholder of a de-identified source), lower case.
+    """
+
+    kind: ClassVar[str] = "text"
+
+    max_length: int = 128
+    tokenizer: Path | None = None
+    pad_token: str = "[PAD]"  # noqa: S105 - a vocabulary entry, not a password
+    vocab_size: int = 4000
+    tokenizer_model: Literal["wordpiece", "wordlevel"] = "wordpiece"
+    lowercase: bool = True
+    min_frequency: int = 2
+    n_keywords: int = 10
+    keywords: Path | None = None
+    synonyms: Path | None = None
+    exclude: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        least = {"max_length": 3, "vocab_size": 5, "min_frequency": 1, "n_keywords": 0}
+        problems = [
+            f"{name} must be at least {low}, not {getattr(self, name)}"
+            for name, low in least.items()
+            if getattr(self, name) < low
+        ]
+        for name in ("tokenizer", "keywords", "synonyms"):
+            path = getattr(self, name)
+            if path is not None and not path.exists():
+                problems.append(f"{name}: there is no {path}")
+        if problems:
+            raise ConfigError(problems)
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality, its vocabulary and noise words from the training split's texts."""
+        from forgetmi.modalities import vocabulary
+        from forgetmi.modalities.text import TextModality
+        from forgetmi.modalities.text_noise import TextNoise
+        from forgetmi.models.tokenizer import load_tokenizer, train_tokenizer
+
+        texts = [text for text in values if isinstance(text, str)]
+        if len(texts) < len(values):
+            raise DataError(f"{len(values) - len(texts)} values of a text modality are no text")
+        if self.tokenizer is not None:
+            tokenizer = load_tokenizer(self.tokenizer)
+        else:
+            tokenizer = train_tokenizer(
+                texts,
+                self.vocab_size,
+                model=self.tokenizer_model,
+                lowercase=self.lowercase,
+                min_frequency=self.min_frequency,
+            )
+        keywords: tuple[str, ...] = ()
+        if self.keywords is not None:
+            keywords = vocabulary.read_keywords(self.keywords)
+        elif self.n_keywords:
+            keywords = vocabulary.extract_keywords(texts, self.n_keywords, exclude=self.exclude)
+        if self.synonyms is not None:
+            synonyms = vocabulary.read_synonyms(self.synonyms)
+        else:
+            synonyms = vocabulary.extract_synonyms(texts, exclude=self.exclude)
+        noise = TextNoise(keywords=keywords, synonyms=synonyms)
+        return TextModality(tokenizer, self.max_length, pad_token=self.pad_token, noise=noise)
+
+
+@dataclass(frozen=True)
+class TokensInput:
+    """Token ids with an answer: see :class:`~forgetmi.modalities.tokens.TokenModality`.
+
+    Attributes:
+        pad_id: the id that fills a batch.
+        max_length: longest sequence; ``None`` for no limit.
+    """
+
+    kind: ClassVar[str] = "tokens"
+
+    pad_id: int = 0
+    max_length: int | None = None
+
+    def __post_init__(self) -> None:
+        self.build(())
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality; the values play no part."""
+        from forgetmi.modalities.tokens import TokenModality
+
+        return TokenModality(self.pad_id, self.max_length)
+
+
+INPUTS = Registry(
+    "modality kind",
+    {
+        "image": "forgetmi.inputs:ImageInput",
+        "text": "forgetmi.inputs:TextInput",
+        "tokens": "forgetmi.inputs:TokensInput",
+    },
+)
