@@ -1,0 +1,260 @@
+"""The unlearned model and the original against the R retrained ones: gaps, likeness of outputs, ToW, time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from forgetmi.audit.measurements import Measurement, generator
+from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
+from forgetmi.audit.scores import PartInfo
+from forgetmi.audit.verdict import Criterion, Reading
+from forgetmi.metrics.figure import Figure
+from forgetmi.metrics.forgetting import cosine_similarity, gap_to_retrained, tug_of_war, tug_of_war_mia
+
+Get = Callable[[Measurement], Figure]
+
+ATTACK_LABELS = {
+    "loss": "attack on the loss",
+    "entropy": "attack on the entropy",
+    "modified_entropy": "attack on the modified entropy",
+    "svc": "trained attack (SVC)",
+}
+_UTILITY_LABELS = {
+    "accuracy": "accuracy",
+    "auc": "AUC",
+    "macro_f1": "macro-F1",
+    "cross_entropy": "cross-entropy (CE)",
+    "brier": "Brier score",
+    "ece": "calibration error",
+    "quadratic_kappa": "quadratic-weighted kappa",
+    "mean_absolute_error": "mean absolute error",
+}
+_PART_LABELS = {"forget": "Forgotten records", "retain": "Retained records", "test": "Test records"}
+
+
+def rows(first: Measurement) -> dict[str, tuple[str, str, Get]]:
+    """Row key to (group, label, how to get the figure). The same for every model."""
+    found: dict[str, tuple[str, str, Get]] = {
+        "people_found": ("people", "forgotten patients found", lambda m: m.people),
+    }
+    for attack, result in first.attacks.items():
+        for name in result.figures:
+            # forget and test loss stand in rows of their own
+            if not name.endswith("_loss"):
+                label = f"{ATTACK_LABELS.get(attack, attack)}: {_attack_label(name)}"
+                found[f"{attack}_{name}"] = ("attacks", label, _from_attack(attack, name))
+    for part in ("forget", "test", "retain"):
+        for name in first.utility[part].figures:
+            label = f"{_PART_LABELS[part]}: {_UTILITY_LABELS.get(name, name)}"
+            found[f"{part}_{name}"] = (part, label, _from_utility(part, name))
+    found["loss_difference"] = ("forget", "Forgotten minus test records: CE", lambda m: m.loss_difference)
+    if first.comparison is not None:
+        label = "published attack (batch means): share of forget batches called members"
+        found[COMPARISON_ATTACK] = ("published", label, _published)
+    return found
+
+
+def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
+    """Row key to the three models' values, with the gap of two of them to the distribution of the third."""
+    table = {}
+    for key, (group, label, get) in rows(original).items():
+        values = [get(m).value for m in retrained]
+        known = [value for value in values if value is not None]
+        complete = len(known) == len(values)
+        figure = get(original)
+        table[key] = {
+            "group": group,
+            "label": label[0].upper() + label[1:],
+            "direction": figure.direction,
+            "n_patients": figure.n_patients,
+            "n_samples": figure.n_samples,
+            "original": _cell(figure, known if complete else []),
+            "unlearned": _cell(get(unlearned), known if complete else []),
+            "retrained": {
+                "values": values,
+                "sentences": [get(m).sentence for m in retrained],
+                "low": min(known) if complete else None,
+                "high": max(known) if complete else None,
+                "mean": float(np.mean(known)) if complete else None,
+                "reason": None if complete else next(get(m).reason for m in retrained if get(m).value is None),
+            },
+        }
+    return table
+
+
+def criteria(
+    original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement], options: AuditOptions
+) -> list[Criterion]:
+    """What the rule looks at: the AUC of every per-record attack, forget accuracy, forget CE, test AUC."""
+
+    def make(key: str, label: str, kind: Any, read: Callable[[Measurement], Reading], headline: bool = False) -> Any:
+        others = tuple(read(m) for m in retrained)
+        return Criterion(key, label, kind, read(original), read(unlearned), others, headline)
+
+    found = []
+    for name in sorted(options.attacks, key=lambda a: a != options.headline):
+        label = f"AUC of the {ATTACK_LABELS.get(name, name)}"
+        read = _judged(name)
+        found.append(make(f"{name}_auc", label, "attack", read, headline=name == options.headline))
+    found.append(make("forget_accuracy", "Accuracy on the forgotten records", "forget_accuracy", _u("forget_accuracy")))
+    label = "Cross-entropy (CE) on the forgotten records"
+    found.append(make("forget_cross_entropy", label, "forget_cross_entropy", _u("forget_cross_entropy")))
+    found.append(make("test_auc", "AUC on the test records", "test_auc", _u("test_auc")))
+    return found
+
+
+def likeness(
+    original: Measurement,
+    unlearned: Measurement,
+    retrained: Sequence[Measurement],
+    parts: Mapping[str, PartInfo],
+    options: AuditOptions,
+    seed: int,
+) -> dict[str, Any]:
+    """Cosine similarity of logits to each retrained model's, beside the ceiling: retrained models among themselves."""
+
+    def cosine(part: str, first: Measurement, second: Measurement) -> dict[str, Any]:
+        logits = [np.asarray(m.scores.parts[part]["logits"], dtype=np.float64) for m in (first, second)]
+        zero = int(sum((np.linalg.norm(z, axis=1) == 0.0).sum() for z in logits))
+        if zero:
+            return {"value": None, "low": None, "high": None, "reason": f"{zero} outputs are zero: no direction"}
+        figure = cosine_similarity(
+            logits[0],
+            logits[1],
+            parts[part].patients,
+            generator(seed, f"cosine {part}"),
+            n_resamples=options.n_bootstrap,
+            level=options.level,
+        )
+        interval = figure.interval
+        return {"value": figure.value, "low": interval.low, "high": interval.high, "reason": interval.reason}
+
+    return {
+        part: {
+            "original": _mean([cosine(part, original, m) for m in retrained]),
+            "unlearned": _mean([cosine(part, unlearned, m) for m in retrained]),
+            "among_retrained": _mean([cosine(part, a, b) for a, b in combinations(retrained, 2)]),
+        }
+        for part in ("forget", "test")
+    }
+
+
+def tugs(
+    original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement], headline: str
+) -> dict[str, Any]:
+    """ToW and ToW-MIA (MIA: the headline attack's AUC) to each retrained model, beside the same ceiling."""
+
+    def accuracies(m: Measurement) -> list[float]:
+        return [_number(m.utility[part].figures["accuracy"].value) for part in ("forget", "retain", "test")]
+
+    def tow(m: Measurement, r: Measurement) -> float:
+        own, other = accuracies(m), accuracies(r)
+        return tug_of_war(*own, retrained_forget=other[0], retrained_retain=other[1], retrained_test=other[2])
+
+    def tow_mia(m: Measurement, r: Measurement) -> float:
+        own, other = accuracies(m), accuracies(r)
+        mia, mia_r = (_number(x.attacks[headline].figures["auc"].value) for x in (m, r))
+        return tug_of_war_mia(
+            mia, own[1], own[2], retrained_mia=mia_r, retrained_retain=other[1], retrained_test=other[2]
+        )
+
+    def both(pairs: Sequence[tuple[Measurement, Measurement]]) -> dict[str, Any]:
+        return {name: _spread([f(a, b) for a, b in pairs]) for name, f in (("tow", tow), ("tow_mia", tow_mia))}
+
+    return {
+        "original": both([(original, r) for r in retrained]),
+        "unlearned": both([(unlearned, r) for r in retrained]),
+        "among_retrained": both(list(combinations(retrained, 2))),
+    }
+
+
+def time_against_retraining(unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
+    """Seconds, and unlearning's share of one retraining."""
+    own = unlearned.scores.seconds
+    known = [m.scores.seconds for m in retrained if m.scores.seconds is not None]
+    mean = float(np.mean(known)) if len(known) == len(retrained) else None
+    share = own / mean if own is not None and mean else None
+    return {
+        "unlearned_seconds": own,
+        "retrained_seconds": [m.scores.seconds for m in retrained],
+        "retrained_mean_seconds": mean,
+        "share_of_retraining": share,
+        "reason": None if share is not None else "some of these times were not measured",
+    }
+
+
+def _cell(figure: Figure, retrained_values: Sequence[float]) -> dict[str, Any]:
+    cell: dict[str, Any] = {
+        "value": figure.value,
+        "low": figure.interval.low,
+        "high": figure.interval.high,
+        "level": figure.interval.level,
+        "interval_method": figure.interval.method,
+        "reason": figure.reason or figure.interval.reason,
+        "sentence": figure.sentence,
+        "counts": dict(figure.counts),
+        "gap": None,
+        "reading": None,
+    }
+    if figure.value is not None and retrained_values:
+        gap = gap_to_retrained(figure.value, retrained_values, figure.interval)
+        cell["gap"] = gap.to_dict()
+        cell["reading"] = figure.reading(gap.position_widened or gap.position)
+    return cell
+
+
+def _attack_label(name: str) -> str:
+    if name.startswith("tpr_at_fpr_"):
+        return f"share found at {100 * float(name.removeprefix('tpr_at_fpr_')):g} % false alarms"
+    return {
+        "auc": "AUC",
+        "balanced_accuracy": "balanced accuracy",
+        "share_called_member": "share of forget records called members",
+    }.get(name, name)
+
+
+def _from_attack(attack: str, name: str) -> Get:
+    return lambda m: m.attacks[attack].figures[name]
+
+
+def _from_utility(part: str, name: str) -> Get:
+    return lambda m: m.utility[part].figures[name]
+
+
+def _published(measurement: Measurement) -> Figure:
+    if measurement.comparison is None:
+        raise KeyError(COMPARISON_ATTACK)
+    return measurement.comparison.figures["share_called_member"]
+
+
+def _judged(attack: str) -> Callable[[Measurement], Reading]:
+    return lambda m: Reading(m.attacks[attack].figures["auc"].value, m.attack_intervals[attack])
+
+
+def _u(key: str) -> Callable[[Measurement], Reading]:
+    part, name = key.split("_", 1)
+
+    def read(measurement: Measurement) -> Reading:
+        figure = measurement.utility[part].figures[name]
+        return Reading(figure.value, figure.interval)
+
+    return read
+
+
+def _mean(cells: list[dict[str, Any]]) -> dict[str, Any]:
+    values = [cell["value"] for cell in cells if cell["value"] is not None]
+    return {"pairs": cells, "mean": float(np.mean(values)) if len(values) == len(cells) else None}
+
+
+def _spread(values: Sequence[float]) -> dict[str, Any]:
+    return {"values": list(values), "mean": float(np.mean(values)), "low": min(values), "high": max(values)}
+
+
+def _number(value: float | None) -> float:
+    if value is None:
+        raise TypeError("accuracy and AUC always have a value")
+    return value

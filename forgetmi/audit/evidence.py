@@ -1,0 +1,209 @@
+"""``evidence.json``: every number of an audit, from the scores of 2 + R models."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from forgetmi.audit import comparison
+from forgetmi.audit.measurements import Measurement, measure_model
+from forgetmi.audit.options import AuditOptions
+from forgetmi.audit.pictures import loss_histograms, reduced_roc
+from forgetmi.audit.schema import validate_document
+from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
+from forgetmi.audit.verdict import Criterion, Reading, Verdict, as_candidate, judge
+from forgetmi.errors import AuditError
+from forgetmi.partition import PARTS
+
+SCHEMA = "forgetmi.evidence/1"
+RECOMMENDED_RETRAINED = 5
+
+
+def build_evidence(
+    original: ModelScores,
+    unlearned: ModelScores,
+    retrained: Sequence[ModelScores],
+    parts: Mapping[str, PartInfo],
+    context: AuditContext,
+    options: AuditOptions,
+    seed: int,
+) -> dict[str, Any]:
+    """Attack, grade, compare and judge.
+
+    Args:
+        original, unlearned: their scores.
+        retrained: R >= 2 models that never saw the forget set, of different seeds.
+        parts: labels and patient codes of forget, retain, validation and test.
+        context: the task.
+        options: what to do.
+        seed: of folds and resamples; the same seed gives the same evidence.
+
+    Returns:
+        A JSON-able mapping of schema ``forgetmi.evidence/1``, checked against it.
+
+    Raises:
+        AuditError: fewer than two different retrained models (there is no range without them), a retrained model that
+            is the original, or scores that do not fit the parts.
+    """
+    _check_models(original, unlearned, retrained)
+    if tuple(sorted(parts)) != tuple(sorted(PARTS)):
+        raise AuditError(f"parts given: {', '.join(sorted(parts)) or 'none'}", expected=", ".join(PARTS))
+    measured = [measure_model(s, parts, context, options, seed) for s in (original, unlearned, *retrained)]
+    first, second, others = measured[0], measured[1], measured[2:]
+    criteria = comparison.criteria(first, second, others, options)
+    sizes = {"n_forget_patients": parts["forget"].n_patients, "n_test_patients": parts["test"].n_patients}
+    verdict = judge(criteria, **sizes, options=options)
+    controls = _controls(criteria, sizes, options)
+    evidence = {
+        "schema": SCHEMA,
+        "seed": seed,
+        "options": {**asdict(options), "attacks": list(options.attacks)},
+        "task": asdict(context),
+        "parts": {name: {"patients": parts[name].n_patients, "samples": len(parts[name].patients)} for name in PARTS},
+        "verdict": {**verdict.to_dict(), "cautions": _cautions(original, unlearned, retrained, verdict, controls)},
+        "criteria": {c.key: _criterion(c, verdict) for c in criteria},
+        "controls": controls,
+        "comparison": comparison.compare(first, second, others),
+        "likeness": comparison.likeness(first, second, others, parts, options, seed),
+        "tug_of_war": comparison.tugs(first, second, others, options.headline),
+        "time": comparison.time_against_retraining(second, others),
+        "attacks": {name: _definition(first, name) for name in options.attacks},
+        "models": {
+            "original": _model(first),
+            "unlearned": _model(second),
+            "retrained": [_model(m) for m in others],
+        },
+        "roc": {name: _curves(first, second, others, name) for name in options.attacks},
+        "histograms": loss_histograms(first, second, others, options.histogram_bins),
+    }
+    return validate_document(evidence, "evidence")
+
+
+def _check_models(original: ModelScores, unlearned: ModelScores, retrained: Sequence[ModelScores]) -> None:
+    roles = [original.role, unlearned.role, *(s.role for s in retrained)]
+    if roles != ["original", "unlearned", *["retrained"] * len(retrained)]:
+        raise AuditError(f"models were given as {', '.join(roles)}", expected="original, unlearned, retrained ...")
+    hashes = {s.weights_sha256 for s in retrained}
+    if original.weights_sha256 in hashes:
+        raise AuditError("a retrained model has the original's weights: it saw the forget set")
+    if len(hashes) != len(retrained):
+        raise AuditError(
+            f"{len(retrained)} retrained models have {len(hashes)} different weights: a range of copies is no range",
+            fix="retrain with different seeds",
+        )
+    if len(retrained) < 2:
+        raise AuditError(
+            f"{len(retrained)} retrained models: without two of them there is no range to compare with",
+            expected=f"at least 2, better {RECOMMENDED_RETRAINED}",
+            fix="set audit.n_retrained, or give retrained models from elsewhere",
+        )
+
+
+def _controls(criteria: Sequence[Criterion], sizes: Mapping[str, int], options: AuditOptions) -> dict[str, Any]:
+    """The rule on models whose answer is known: each retrained against the others, and the untouched original."""
+
+    def outcome(role: Any) -> dict[str, Any]:
+        verdict = judge(as_candidate(criteria, role), **sizes, options=options)
+        return {"decision": verdict.decision, "findings": [asdict(finding) for finding in verdict.findings]}
+
+    held_out = [outcome(index) for index in range(len(criteria[0].retrained))]
+    decisions = [control["decision"] for control in held_out]
+    return {
+        "held_out_retrained": held_out,
+        "n_held_out": len(held_out),
+        "n_passed": decisions.count("pass"),
+        "n_failed": decisions.count("fail"),
+        "original": outcome("original"),
+    }
+
+
+def _cautions(
+    original: ModelScores,
+    unlearned: ModelScores,
+    retrained: Sequence[ModelScores],
+    verdict: Verdict,
+    controls: Mapping[str, Any],
+) -> list[str]:
+    cautions, n = [], len(retrained)
+    if original.weights_sha256 == unlearned.weights_sha256:
+        cautions.append("The unlearned model has the original's weights: nothing was changed.")
+    if controls["n_failed"]:
+        consequence = "so a fail may be a false alarm" if verdict.decision == "fail" else "so the rule is strict here"
+        cautions.append(
+            f"{controls['n_failed']} of {n} retrained models fail the same rule when each is judged against the "
+            f"others, although they never saw the patients: the retrained range is too narrow, {consequence}."
+        )
+    if n < RECOMMENDED_RETRAINED:
+        cautions.append(
+            f"The comparison rests on {n} retrained models. One more would lie outside of their range by chance in "
+            f"{2 / (n + 1):.0%} of cases (before widening); {RECOMMENDED_RETRAINED} or more are better."
+        )
+    return cautions
+
+
+def _criterion(criterion: Criterion, verdict: Verdict) -> dict[str, Any]:
+    def reading(r: Reading) -> dict[str, Any]:
+        return {"value": r.value, "low": r.interval.low, "high": r.interval.high, "reason": r.interval.reason}
+
+    scope = criterion.range
+    finding = next((f for f in verdict.findings if f.criterion == criterion.key), None)
+    return {
+        "label": criterion.label,
+        "kind": criterion.kind,
+        "headline": criterion.headline,
+        "level": criterion.candidate.interval.level,
+        "original": reading(criterion.original),
+        "unlearned": reading(criterion.candidate),
+        "retrained": [reading(r) for r in criterion.retrained],
+        "retrained_low": None if scope is None else scope[0],
+        "retrained_high": None if scope is None else scope[1],
+        "original_position": criterion.position(criterion.original),
+        "unlearned_position": verdict.positions[criterion.key],
+        "meaning": None if finding is None else finding.meaning,
+    }
+
+
+def _definition(measurement: Measurement, name: str) -> dict[str, Any]:
+    result = measurement.attacks[name]
+    return {"definition": result.definition, "options": dict(result.options), "notes": list(result.notes)}
+
+
+def _model(measurement: Measurement) -> dict[str, Any]:
+    scores = measurement.scores
+    return {
+        "role": scores.role,
+        "index": scores.index,
+        "weights_sha256": scores.weights_sha256,
+        "seconds": scores.seconds,
+        "peak_memory_mb": scores.peak_memory_mb,
+        "attacks": {
+            name: {key: figure.to_dict() for key, figure in result.figures.items()}
+            for name, result in measurement.attacks.items()
+        },
+        "published_svc": None
+        if measurement.comparison is None
+        else {
+            "definition": measurement.comparison.definition,
+            "figures": {key: figure.to_dict() for key, figure in measurement.comparison.figures.items()},
+        },
+        "utility": {name: utility.to_dict() for name, utility in measurement.utility.items()},
+        "people": measurement.people.to_dict(),
+        "loss_difference": measurement.loss_difference.to_dict(),
+    }
+
+
+def _curves(
+    original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement], name: str
+) -> dict[str, Any]:
+    def curve(measurement: Measurement) -> dict[str, Any]:
+        roc = measurement.attacks[name].roc
+        if roc is None:
+            raise AuditError(f"attack {name!r} scores no records: it has no curve")
+        return reduced_roc(roc)
+
+    return {
+        "original": curve(original),
+        "unlearned": curve(unlearned),
+        "retrained": [curve(m) for m in retrained],
+    }

@@ -1,0 +1,322 @@
+"""``evidence.json``: the published shape. Every number that a report shows stands here under a key."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from forgetmi.audit.schema import Count, Document, Seconds, Sha256
+
+Position = Literal["below", "inside", "above"]
+Decision = Literal["pass", "fail", "inconclusive"]
+Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
+
+
+class IntervalEvidence(Document):
+    """A confidence interval whose unit is the patient, or the reason why there is none."""
+
+    low: float | None
+    high: float | None
+    level: float
+    method: str
+    n_patients: Count
+    reason: str | None
+    n_undefined: Count
+
+
+class FigureEvidence(Document):
+    """A number with its interval, its n, how to read it relative to retrained, and the counts it follows from."""
+
+    name: str
+    value: float | None
+    interval: IntervalEvidence
+    n_patients: Count
+    n_samples: Count
+    direction: Literal["remembers_above", "remembers_below", "useful_above", "useful_below", "closest_at_one"]
+    sentence: str
+    counts: dict[str, int]
+    reason: str | None
+
+
+class GapEvidence(Document):
+    """Where a value stands among the retrained models' values."""
+
+    value: float
+    mean_gap: float = Field(description="value minus the mean of the retrained values")
+    low: float
+    high: float
+    n_retrained: Count
+    position: Position
+    position_widened: Position | None = Field(description="of the value's interval: inside when they overlap")
+    z: float | None
+    z_reason: str | None
+
+
+class CellEvidence(Document):
+    """One model in a row of the comparison."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    level: float
+    interval_method: str
+    reason: str | None
+    sentence: str
+    counts: dict[str, int]
+    gap: GapEvidence | None
+    reading: str | None
+
+
+class RetrainedCells(Document):
+    """The retrained models in a row of the comparison."""
+
+    values: list[float | None]
+    sentences: list[str]
+    low: float | None
+    high: float | None
+    mean: float | None
+    reason: str | None
+
+
+class RowEvidence(Document):
+    """One figure of all models side by side."""
+
+    group: Literal["people", "attacks", "forget", "test", "retain", "published"]
+    label: str
+    direction: str
+    n_patients: Count
+    n_samples: Count
+    original: CellEvidence
+    unlearned: CellEvidence
+    retrained: RetrainedCells
+
+
+class ReadingEvidence(Document):
+    """A value and its interval at the level at which it is judged."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None
+
+
+class CriterionEvidence(Document):
+    """A figure that the rule looks at."""
+
+    label: str
+    kind: Literal["attack", "forget_accuracy", "forget_cross_entropy", "test_auc"]
+    headline: bool
+    level: float
+    original: ReadingEvidence
+    unlearned: ReadingEvidence
+    retrained: list[ReadingEvidence]
+    retrained_low: float | None
+    retrained_high: float | None
+    original_position: Position | None
+    unlearned_position: Position | None
+    meaning: Meaning | None
+
+
+class FindingEvidence(Document):
+    """A criterion outside, or not judged."""
+
+    criterion: str
+    meaning: Meaning
+    sentence: str
+
+
+class VerdictEvidence(Document):
+    """What the rule says."""
+
+    decision: Decision
+    summary: str
+    reasons: list[str]
+    findings: list[FindingEvidence]
+    positions: dict[str, Position | None]
+    informative: bool
+    detectable_auc: float | None
+    largest_unnoticed_auc: float | None
+    cautions: list[str]
+
+
+class ControlEvidence(Document):
+    """The rule's answer on a model whose answer is known."""
+
+    decision: Decision
+    findings: list[FindingEvidence]
+
+
+class ControlsEvidence(Document):
+    """Held-out retrained models (should pass) and the untouched original (should fail)."""
+
+    held_out_retrained: list[ControlEvidence]
+    n_held_out: Count
+    n_passed: Count
+    n_failed: Count
+    original: ControlEvidence
+
+
+class PairEvidence(Document):
+    """Cosine similarity of two models."""
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None
+
+
+class PairsEvidence(Document):
+    """Cosine similarities, and their mean."""
+
+    pairs: list[PairEvidence]
+    mean: float | None
+
+
+class LikenessEvidence(Document):
+    """Likeness to the retrained models, beside their likeness to each other."""
+
+    original: PairsEvidence
+    unlearned: PairsEvidence
+    among_retrained: PairsEvidence
+
+
+class SpreadEvidence(Document):
+    """Values and their range."""
+
+    values: list[float]
+    mean: float
+    low: float
+    high: float
+
+
+class TugEvidence(Document):
+    """ToW and ToW-MIA."""
+
+    tow: SpreadEvidence
+    tow_mia: SpreadEvidence
+
+
+class TugsEvidence(Document):
+    """Against each retrained model, beside the retrained models among themselves."""
+
+    original: TugEvidence
+    unlearned: TugEvidence
+    among_retrained: TugEvidence
+
+
+class TimeEvidence(Document):
+    """Unlearning's time against retraining's."""
+
+    unlearned_seconds: Seconds | None
+    retrained_seconds: list[Seconds | None]
+    retrained_mean_seconds: Seconds | None
+    share_of_retraining: float | None
+    reason: str | None
+
+
+class AttackDefinition(Document):
+    """What exactly an attack did: figures of other definitions do not compare."""
+
+    definition: str
+    options: dict[str, Any]
+    notes: list[str]
+
+
+class PublishedEvidence(Document):
+    """The attack as published, for comparison only."""
+
+    definition: str
+    figures: dict[str, FigureEvidence]
+
+
+class UtilityEvidence(Document):
+    """A model's figures on one part."""
+
+    figures: dict[str, FigureEvidence]
+    class_counts: list[Count]
+    absent_classes: list[Count]
+    ece_bins: Count
+
+
+class ModelEvidence(Document):
+    """All figures of one model."""
+
+    role: Literal["original", "unlearned", "retrained"]
+    index: Count
+    weights_sha256: Sha256
+    seconds: Seconds | None
+    peak_memory_mb: float | None
+    attacks: dict[str, dict[str, FigureEvidence]]
+    published_svc: PublishedEvidence | None
+    utility: dict[str, UtilityEvidence]
+    people: FigureEvidence
+    loss_difference: FigureEvidence
+
+
+class ModelsEvidence(Document):
+    """The three models."""
+
+    original: ModelEvidence
+    unlearned: ModelEvidence
+    retrained: list[ModelEvidence]
+
+
+class CurveEvidence(Document):
+    """ROC vertices in counts; what lies inside of horizontal and vertical runs is left out."""
+
+    tp: list[Count]
+    fp: list[Count]
+    n_members: Count
+    n_nonmembers: Count
+
+
+class CurvesEvidence(Document):
+    """ROC curves of one attack."""
+
+    original: CurveEvidence
+    unlearned: CurveEvidence
+    retrained: list[CurveEvidence]
+
+
+class HistogramsEvidence(Document):
+    """Records by loss: role to part to counts. The outermost bins hold all that lies beyond."""
+
+    edges: list[float]
+    unit: str
+    counts: dict[str, dict[str, list[Count]]]
+
+
+class PartEvidence(Document):
+    """How many."""
+
+    patients: Count
+    samples: Count
+
+
+class TaskEvidence(Document):
+    """The task."""
+
+    kind: Literal["multiclass", "ordinal", "multilabel"]
+    n_classes: Count
+
+
+class EvidenceDocument(Document):
+    """``evidence.json``."""
+
+    schema_name: Literal["forgetmi.evidence/1"] = Field(alias="schema")
+    seed: int
+    options: dict[str, Any]
+    task: TaskEvidence
+    parts: dict[str, PartEvidence]
+    verdict: VerdictEvidence
+    criteria: dict[str, CriterionEvidence]
+    controls: ControlsEvidence
+    comparison: dict[str, RowEvidence]
+    likeness: dict[str, LikenessEvidence]
+    tug_of_war: TugsEvidence
+    time: TimeEvidence
+    attacks: dict[str, AttackDefinition]
+    models: ModelsEvidence
+    roc: dict[str, CurvesEvidence]
+    histograms: HistogramsEvidence

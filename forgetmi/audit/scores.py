@@ -1,0 +1,115 @@
+"""What an audit is computed from: the scores of 2 + R models on four parts. No record and no id enters it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from forgetmi.attacks.membership import signals
+from forgetmi.errors import AuditError
+from forgetmi.partition import PARTS
+
+Role = Literal["original", "unlearned", "retrained"]
+Arrays = NDArray[np.generic]
+
+
+@dataclass(frozen=True)
+class PartInfo:
+    """What is known of a part's records.
+
+    Attributes:
+        labels: class index [N], or [N, L] of 0, 1 and NaN for multilabel tasks.
+        patients: patient of each record [N], as an integer code: never an id.
+    """
+
+    labels: Arrays
+    patients: NDArray[np.int64]
+
+    def __post_init__(self) -> None:
+        patients = np.asarray(self.patients)
+        if not np.issubdtype(patients.dtype, np.integer):
+            raise AuditError("patients must be integer codes", fix="number them: ids do not belong in an audit")
+        if patients.ndim != 1 or len(patients) == 0 or len(np.asarray(self.labels)) != len(patients):
+            raise AuditError(f"{len(np.asarray(self.labels))} labels and {patients.shape} patients: one each a record")
+
+    @property
+    def n_patients(self) -> int:
+        """How many different patients."""
+        return int(np.unique(self.patients).size)
+
+
+@dataclass(frozen=True)
+class AuditContext:
+    """The task behind the scores.
+
+    Attributes:
+        kind: ``multiclass``, ``ordinal`` or ``multilabel``.
+        n_classes: C, classes or (multilabel) labels.
+    """
+
+    kind: Literal["multiclass", "ordinal", "multilabel"]
+    n_classes: int
+
+    @property
+    def multilabel(self) -> bool:
+        """Whether labels are independent of each other."""
+        return self.kind == "multilabel"
+
+
+@dataclass(frozen=True)
+class ModelScores:
+    """One model's scores, as :func:`forgetmi.training.scoring.collect_signals` gives them.
+
+    Attributes:
+        role: which of the three models.
+        index: number among the retrained models; 0 for the others.
+        parts: part to ``{"nll": [N], "logits": [N, C]}``, for forget, retain, validation and test.
+        weights_sha256: hash of the weights.
+        seconds: of training (unlearned: of unlearning), or ``None`` where it was not measured.
+        peak_memory_mb: the same of memory.
+    """
+
+    role: Role
+    parts: Mapping[str, Mapping[str, Arrays]]
+    weights_sha256: str
+    index: int = 0
+    seconds: float | None = None
+    peak_memory_mb: float | None = None
+
+    @property
+    def title(self) -> str:
+        """Name for messages."""
+        return f"retrained {self.index + 1}" if self.role == "retrained" else self.role
+
+    def check(self, parts: Mapping[str, PartInfo], context: AuditContext) -> None:
+        """Raise unless every part is there, fits its labels, is finite, and ``nll`` is that of ``logits`` and labels.
+
+        The last one catches scores whose rows are in another order than the labels.
+
+        Raises:
+            AuditError: it is not so.
+        """
+        for name in PARTS:
+            if name not in self.parts or name not in parts:
+                raise AuditError(f"{self.title}: part {name!r} is missing", expected=", ".join(PARTS))
+            nll, logits = (np.asarray(self.parts[name][key], dtype=np.float64) for key in ("nll", "logits"))
+            n = len(parts[name].patients)
+            if nll.shape != (n,) or logits.shape != (n, context.n_classes):
+                raise AuditError(
+                    f"{self.title}, {name}: nll {nll.shape} and logits {logits.shape}",
+                    expected=f"({n},) and ({n}, {context.n_classes})",
+                )
+            if not (np.isfinite(nll).all() and np.isfinite(logits).all()):
+                raise AuditError(f"{self.title}, {name}: scores are not finite", fix="the model is broken")
+            again = signals.nll(logits, parts[name].labels, multilabel=context.multilabel)
+            # logits come in single precision: where p_y is nearly 1 its logarithm has few digits
+            wrong = int((~np.isclose(nll, again, rtol=1e-3, atol=1e-3)).sum())
+            if wrong:
+                raise AuditError(
+                    f"{self.title}, {name}: nll does not follow from logits and labels for {wrong} of {n} records",
+                    fix="score records and collect labels in the same order",
+                )
