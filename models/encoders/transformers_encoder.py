@@ -68,9 +68,14 @@ class TransformersEncoder(nn.Module):
 def _create(options: TransformersOptions) -> Any:
     from transformers import AutoConfig, AutoModel
 
+    missing: list[str] = []
     try:
         if options.path is not None:
-            model = AutoModel.from_pretrained(options.path, local_files_only=True, dtype=torch.float32)
+            model, found = AutoModel.from_pretrained(
+                options.path, local_files_only=True, dtype=torch.float32, output_loading_info=True
+            )
+            # The pooler is not used here, and masked-language-model checkpoints have none.
+            missing = sorted(key for key in found["missing_keys"] if not key.startswith("pooler."))
         else:
             settings = dict(options.config or {})
             model = AutoModel.from_config(AutoConfig.for_model(settings.pop("model_type"), **settings))
@@ -81,6 +86,12 @@ def _create(options: TransformersOptions) -> Any:
             expected="a folder with config.json and model.safetensors (or pytorch_model.bin of tensors only)",
             fix="check that the folder is complete; nothing is downloaded",
         ) from error
+    if missing:
+        raise ModelError(
+            f"the text encoder's weights lack {len(missing)} keys, which would stay random: {', '.join(missing)}",
+            where=str(options.path),
+            fix="use the folder of a complete checkpoint of this model",
+        )
     if model.config.is_encoder_decoder:
         raise ModelError(
             f"{model.config.model_type!r} is an encoder and a decoder in one",

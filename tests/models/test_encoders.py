@@ -3,7 +3,7 @@ import json
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import BertConfig, BertModel, T5Config
 
 from forgetmi.errors import ConfigError, ModelError
@@ -174,6 +174,12 @@ def test_transformers_from_a_folder_and_from_a_config(tmp_path):
 def test_transformers_folder_that_is_damaged_or_no_encoder(tmp_path):
     BertModel(BertConfig(**{k: v for k, v in BERT.items() if k != "model_type"})).save_pretrained(tmp_path)
     weights = tmp_path / "model.safetensors"
+    whole = load_file(weights)
+    save_file({k: v for k, v in whole.items() if "intermediate" not in k}, weights, metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"lack 2 keys.*encoder\.layer\.0.intermediate\.dense\.bias"):
+        build_encoder({"name": "transformers", "path": str(tmp_path)})
+    save_file({k: v for k, v in whole.items() if "pooler" not in k}, weights, metadata={"format": "pt"})
+    build_encoder({"name": "transformers", "path": str(tmp_path)})
     weights.write_bytes(weights.read_bytes()[:2000])
     with pytest.raises(ModelError) as caught:
         build_encoder({"name": "transformers", "path": str(tmp_path)})
