@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -126,7 +126,7 @@ class MultimodalClassifier(nn.Module):
         self.names = tuple(encoders)
         self.heads, self.dim, self.n_outputs = heads, dim, n_outputs
         self.encoders = nn.ModuleDict(dict(encoders))
-        self.projections = nn.ModuleDict({name: nn.Linear(e.dim, dim) for name, e in encoders.items()})
+        self.projections = nn.ModuleDict({name: nn.Linear(cast(int, e.dim), dim) for name, e in encoders.items()})
         self.fusion = fusion
         self.head = None if fusion is None else nn.Linear(dim, n_outputs)
         self.unimodal_heads = nn.ModuleDict(
