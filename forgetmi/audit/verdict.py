@@ -238,16 +238,18 @@ def _doubts(
 
 
 def _why_pass(headline: Criterion, criteria: Sequence[Criterion]) -> list[str]:
+    useful = next((c for c in criteria if c.kind == "test_auc"), None)
     reasons = [
-        f"The audit could see something: the original's {headline.label} is {_shown(headline.original)}, above "
-        f"the retrained models ({_scope(headline)})."
+        f"The audit could see something: the original's {headline.label} is {_shown(headline.original)}, above the "
+        f"retrained models ({_scope(headline)}).",
+        f"Now it is {_shown(headline.candidate)}, as in a model that never saw the patients. So it is with all "
+        f"{len(criteria)} figures of the rule.",
     ]
-    for criterion in criteria:
-        useful = criterion.kind == "test_auc"
-        before = f"; the original's is {_shown(criterion.original)}" if useful else ""
-        word = "Useful as before" if useful else "As a model that never saw the forgotten patients"
-        compared = f"{criterion.label} is {_shown(criterion.candidate)}, the retrained models' {_scope(criterion)}"
-        reasons.append(f"{word}: {compared}{before}.")
+    if useful is not None:
+        reasons.append(
+            f"The model is as useful as before: {useful.label} is {_shown(useful.candidate)}, the original's "
+            f"{_shown(useful.original)}, the retrained models' {_scope(useful)}."
+        )
     return reasons
 
 

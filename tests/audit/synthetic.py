@@ -58,8 +58,9 @@ class World:
         return original, unlearned, retrained
 
 
-def run_document(**changes):
-    """A `run.json` that fits the world above."""
+def run_document(evidence, **changes):
+    """A `run.json` that fits the evidence of the world above."""
+    hashes = {role: evidence["models"][role]["weights_sha256"] for role in ("original", "unlearned")}
     counts = {name: {"patients": n, "studies": n, "samples": n} for name, n in SIZES.items()}
     document = {
         "schema": "forgetmi.run/1",
@@ -86,11 +87,16 @@ def run_document(**changes):
             "leftovers": {"institution": 0, "patient": 0, "study": 0, "sample": 0, "modality": 0},
         },
         "models": {
-            "original": {"weights_sha256": "a" * 64, "seconds": 61.2, "path": "models/original", "seed": 7},
-            "unlearned": {"weights_sha256": "b" * 64, "seconds": 9.0, "path": "models/unlearned", "seed": 7},
+            "original": {"weights_sha256": hashes["original"], "seconds": 61.2, "path": "models/original", "seed": 7},
+            "unlearned": {"weights_sha256": hashes["unlearned"], "seconds": 9.0, "path": "models/unlearned", "seed": 7},
             "retrained": [
-                {"weights_sha256": c * 64, "seconds": 55.0, "path": f"models/retrained_{i}", "seed": 100 + i}
-                for i, c in enumerate("cde")
+                {
+                    "weights_sha256": model["weights_sha256"],
+                    "seconds": 55.0,
+                    "path": f"models/retrained_{i}",
+                    "seed": 100,
+                }
+                for i, model in enumerate(evidence["models"]["retrained"])
             ],
         },
         "method": {

@@ -1,0 +1,219 @@
+"""The report, the model card and the console table: views of ``run.json`` and ``evidence.json``.
+
+Nothing is computed here but the form in which a number is shown. A number reaches the page through a pointer into one
+of the two documents (``evidence:/verdict/decision``), which stands beside it as ``data-key``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from markupsafe import Markup
+
+from forgetmi.audit.schema import validate_document
+from forgetmi.errors import AuditError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+DECISIONS = {"pass": ("✔", "PASS"), "fail": ("✖", "FAIL"), "inconclusive": ("?", "INCONCLUSIVE")}
+LEVEL_WORDS = {
+    "institution": "institutions",
+    "patient": "patients",
+    "study": "studies",
+    "sample": "samples",
+    "modality": "modalities of records",
+}
+_SHARES = ("accuracy", "share_called_member", "people_found", "published_svc")
+
+
+class Values:
+    """Looks numbers up and writes them, each with its key.
+
+    Args:
+        run, evidence: the checked documents.
+        html: whether to write spans with ``data-key``, or plain text.
+    """
+
+    def __init__(self, run: Mapping[str, Any], evidence: Mapping[str, Any], *, html: bool) -> None:
+        self._documents = {"run": run, "evidence": evidence}
+        self._html = html
+
+    def at(self, key: str) -> Any:
+        """The value under ``document:/json/pointer``.
+
+        Raises:
+            AuditError: there is none: the template asks for what the document does not hold.
+        """
+        document, _, pointer = key.partition(":")
+        value: Any = self._documents[document]
+        for step in pointer.strip("/").split("/"):
+            try:
+                value = value[int(step)] if isinstance(value, list) else value[step]
+            except (KeyError, IndexError, ValueError, TypeError) as error:
+                raise AuditError(f"{document}.json holds nothing under {pointer}") from error
+        return value
+
+    def show(self, key: str, form: str = "number", missing: str = "–") -> Markup | str:
+        """The value under a key, written in a form: number, share, count, seconds, text, json."""
+        value = self.at(key)
+        text = missing if value is None else written(value, form)
+        if not self._html:
+            return text
+        return Markup('<span class="v" data-key="{}">{}</span>').format(key, text)
+
+    def interval(self, key: str, form: str = "number") -> Markup | str:
+        """``low`` to ``high`` of the object under a key, or a dash."""
+        if self.at(f"{key}/low") is None:
+            return "no interval"
+        return Markup("{} to {}").format(self.show(f"{key}/low", form), self.show(f"{key}/high", form))
+
+
+def written(value: Any, form: str) -> str:
+    """A value as text. No number is shown with more digits than carry meaning."""
+    if form == "share":
+        return f"{100 * value:.3g} %" if 0 < abs(value) < 0.1 else f"{100 * value:.1f} %"
+    if form == "count":
+        return f"{value:,}".replace(",", " ")
+    if form == "signed":
+        return f"{value:+.3f}"
+    if form == "seconds":
+        minutes, seconds = divmod(round(value), 60)
+        return f"{value:.1f} s" if value < 60 else f"{minutes} min {seconds} s"
+    if form == "json":
+        return json.dumps(value, indent=2, ensure_ascii=False)
+    if form == "number":
+        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+    return str(value)
+
+
+def form_of(row: str) -> str:
+    """Shares of people and records are shown in percent, everything else as a number."""
+    return "share" if row.endswith(_SHARES) or "_tpr_at_fpr_" in row else "number"
+
+
+def render_report(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
+    """One HTML file that needs no network, reads verdict first and prints well.
+
+    Args:
+        run: ``run.json``.
+        evidence: ``evidence.json``.
+
+    Raises:
+        AuditError: a document is not valid, or the two are of different models.
+    """
+    from forgetmi.audit.figures import histogram_figure, roc_figure, strip
+
+    run, evidence = _checked(run, evidence)
+    values = Values(run, evidence, html=True)
+    headline = evidence["options"]["headline"]
+    return _template("report.html").render(
+        **_common(run, evidence, values),
+        roc=roc_figure(evidence["roc"][headline]),
+        histogram=histogram_figure(evidence["histograms"]),
+        strip=strip,
+    )
+
+
+def render_model_card(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
+    """``model_card.md`` of the unlearned model: what it is, what was done to it, what was found, what was not tried.
+
+    Raises:
+        AuditError: a document is not valid, or the two are of different models.
+    """
+    run, evidence = _checked(run, evidence)
+    return _template("model_card.md").render(**_common(run, evidence, Values(run, evidence, html=False)))
+
+
+def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
+    """The verdict and the figures that it rests on, as a table for the console.
+
+    Raises:
+        AuditError: the document is not valid.
+    """
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    evidence = validate_document(evidence, "evidence")
+    verdict = evidence["verdict"]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("figure", "original", "unlearned", "retrained", "unlearned lies"):
+        table.add_column(name, justify="left" if name in ("figure", "unlearned lies") else "right")
+    for criterion in evidence["criteria"].values():
+        own, first = criterion["unlearned"], criterion["original"]
+        low, high = criterion["retrained_low"], criterion["retrained_high"]
+        interval = "" if own["low"] is None else f" ({own['low']:.3f} to {own['high']:.3f})"
+        table.add_row(
+            Text(criterion["label"]),
+            "–" if first["value"] is None else f"{first['value']:.3f}",
+            "–" if own["value"] is None else f"{own['value']:.3f}{interval}",
+            "–" if low is None else f"{low:.3f} to {high:.3f}",
+            position_words(criterion),
+        )
+    mark, word = DECISIONS[verdict["decision"]]
+    lines = [Text(f"  - {line}") for line in (*verdict["reasons"], *verdict["cautions"])]
+    return Group(Text(f"{mark} {word}: {verdict['summary']}", style="bold"), *lines, Text(""), table)
+
+
+def position_words(criterion: Mapping[str, Any]) -> str:
+    """Where the unlearned model lies on a criterion, in words."""
+    position, meaning = criterion["unlearned_position"], criterion["meaning"]
+    if meaning == "not_judged" or position is None:
+        return "cannot be judged"
+    if position == "inside":
+        return "● inside"
+    arrow = "▲" if position == "above" else "▼"
+    ending = {
+        "remembered": "still remembered",
+        "over_forgotten": "over-forgotten",
+        "utility_lost": "usefulness lost",
+    }.get(meaning or "", "no harm" if position == "above" else "within the tolerated loss")
+    return f"{arrow} {position}: {ending}"
+
+
+def _checked(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Both documents, valid and of the same models."""
+    run, evidence = validate_document(run, "run"), validate_document(evidence, "evidence")
+    hashes = [
+        [document[role] and document[role]["weights_sha256"] for role in ("original", "unlearned")]
+        + sorted(model["weights_sha256"] for model in document["retrained"])
+        for document in (run["models"], evidence["models"])
+    ]
+    if hashes[0] != hashes[1]:
+        raise AuditError(
+            "run.json and evidence.json are not of the same models: the hashes of the weights differ",
+            fix="audit the run again: forgetmi audit --run FOLDER",
+        )
+    return run, evidence
+
+
+def _common(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    return {
+        "run": run,
+        "evidence": evidence,
+        "at": values.at,
+        "show": values.show,
+        "interval": values.interval,
+        "form_of": form_of,
+        "position_words": position_words,
+        "decision_mark": DECISIONS[evidence["verdict"]["decision"]][0],
+        "decision_word": DECISIONS[evidence["verdict"]["decision"]][1],
+        "level_words": LEVEL_WORDS,
+    }
+
+
+def _template(name: str) -> Any:
+    from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
+
+    environment = Environment(
+        loader=PackageLoader("forgetmi.audit", "templates"),
+        # Markdown is plain text: escaping would spoil it
+        autoescape=select_autoescape(["html"]),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template(name)
