@@ -9,6 +9,7 @@ from typing import Literal
 import pandas as pd
 
 from forgetmi.data_adapters.tables import places
+from forgetmi.delimited import first_places
 from forgetmi.errors import DataError
 
 UncertainPolicy = Literal["unknown", "zero", "one"]
@@ -33,7 +34,7 @@ def read_splits(frame: pd.DataFrame, column: str) -> list[str]:
     """A column of split names as ``train``, ``validation``, ``test``.
 
     Raises:
-        DataError: cells that name no split; all of them are listed with their rows.
+        DataError: cells that name no split; they are listed with their rows (the first 100).
     """
     given = [cell.strip().lower() for cell in frame[column]]
     refuse_cells(frame, column, [cell not in _SPLITS for cell in given], f"one of {', '.join(_SPLITS)}")
@@ -52,27 +53,29 @@ def read_findings(
         blank: what a blank cell becomes: ``unknown`` (``None``) or ``zero``.
 
     Raises:
-        DataError: cells that are none of the four; all of them are listed with their rows.
+        DataError: cells that are none of the four; they are listed with their rows (the first 100).
     """
+    policy = {None: _POLICY[blank], -1.0: _POLICY[uncertain], 0.0: 0.0, 1.0: 1.0}
+    expected = "1, 0, -1 (uncertain) or blank (not mentioned)"
     read = []
     for column in columns:
-        value = {cell: _number(cell) for cell in set(frame[column])}
-        wrong = [value[cell] not in (-1, 0, 1, None) for cell in frame[column]]
-        refuse_cells(frame, column, wrong, "1, 0, -1 (uncertain) or blank (not mentioned)")
-        meaning = {None: _POLICY[blank], -1.0: _POLICY[uncertain], 0.0: 0.0, 1.0: 1.0}
-        read.append([meaning[value[cell]] for cell in frame[column]])
+        number = {cell: _number(cell) for cell in set(frame[column])}  # few different cells, many rows
+        unknown = {cell for cell, value in number.items() if value not in (-1, 0, 1, None)}
+        refuse_cells(frame, column, [cell in unknown for cell in frame[column]] if unknown else [], expected)
+        meaning = {cell: policy[value] for cell, value in number.items()}
+        read.append([meaning[cell] for cell in frame[column]])
     return list(zip(*read, strict=True))
 
 
 def refuse_cells(frame: pd.DataFrame, column: str, wrong: Sequence[bool], expected: str) -> None:
-    """Raise :class:`DataError` with all rows that are marked as wrong."""
+    """Raise :class:`DataError` with the rows that are marked as wrong (the first 100)."""
     if any(wrong):
         cells = [cell for cell, is_wrong in zip(frame[column], wrong, strict=True) if is_wrong]
         raise DataError(
             f"{len(cells)} cells of column {column!r} cannot be used",
             where=frame.attrs["file"],
             expected=expected,
-            private=[f"{place}: {cell!r}" for place, cell in zip(places(frame, wrong), cells, strict=True)],
+            private=first_places([f"{at}: {cell!r}" for at, cell in zip(places(frame, wrong), cells, strict=True)]),
         )
 
 
@@ -88,8 +91,8 @@ def missing_files(
         policy: ``error`` or ``skip`` (the caller then leaves the rows out and counts them).
 
     Raises:
-        DataError: under ``error``, with all missing files and their rows; under both, when none of the files exists
-            (the first ten are listed), for then the folder is wrong.
+        DataError: under ``error``, with the missing files and their rows (the first 100); under both, when
+            none of the files exists (the first ten are listed), for then the folder is wrong.
     """
     missing = [path is not None and not os.path.isfile(path) for path in paths]
     asked = [path for path in paths if path is not None]
@@ -103,7 +106,7 @@ def missing_files(
         raise DataError(
             f"{sum(missing)} of {len(asked)} {what} are missing",
             fix='copy them, or set on_missing_file to "skip": their rows are then left out and counted',
-            private=[f"{row}: {path}" for path, row, gone in zip(paths, where, missing, strict=True) if gone],
+            private=first_places([f"{row}: {p}" for p, row, gone in zip(paths, where, missing, strict=True) if gone]),
         )
     return missing
 

@@ -91,7 +91,7 @@ class Manifest:
         split: draw the splits by patient, when there is no split column.
         uncertain: multilabel: what -1 becomes: ``unknown``, ``zero`` or ``one``.
         blank: multilabel: what a blank cell becomes: ``unknown`` or ``zero``.
-        on_missing_file: ``error`` lists all missing files with their rows; ``skip`` leaves out their rows and counts.
+        on_missing_file: ``error`` lists missing files with their rows; ``skip`` leaves out their rows and counts.
 
     Raises:
         ConfigError: options that do not fit together; all of them at once.

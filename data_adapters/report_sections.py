@@ -55,17 +55,15 @@ def split_sections(report: str) -> list[tuple[str, str]]:
     studies are not repeated here.
     """
     report = _RULER.sub("", report.replace("\r\n", "\n"))
-    headers = list(_HEADER.finditer(report))
-    found = [("preamble" if headers else "full report", report[: headers[0].start()] if headers else report)]
-    ends = [header.start() for header in headers[1:]] + [len(report)]
-    found += [(section_name(h.group(1)), report[h.end() : end]) for h, end in zip(headers, ends, strict=True)]
+    before, *rest = _HEADER.split(report)  # then header, text, header, text, ...
+    found = [("preamble" if rest else "full report", before)]
+    found += [(section_name(header), text) for header, text in zip(rest[::2], rest[1::2], strict=True)]
     found = [(name, text) for name, text in found if text.strip() or name not in ("findings", "impression")]
     if found and not {"findings", "impression"} & {name for name, _ in found}:
         name, last = found.pop()
-        first, *rest = _BLANK_LINE.split(last.lstrip("\n"), maxsplit=1)
+        first, *others = _BLANK_LINE.split(last.lstrip("\n"), maxsplit=1)
         found.append((name, first))
-        if rest and rest[0].strip():
-            found.append(("last_paragraph", rest[0]))
+        found += [("last_paragraph", other) for other in others if other.strip()]
     return [(name, " ".join(text.split())) for name, text in found]
 
 

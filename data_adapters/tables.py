@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from forgetmi.delimited import base_suffix, find_file, read_delimited
+from forgetmi.delimited import base_suffix, find_file, first_places, read_delimited
 from forgetmi.errors import DataError, MissingDependencyError, did_you_mean
 
 
@@ -48,11 +48,12 @@ def read_table(
         wanted = _choose(table.header, columns, optional, found)
         if not table.rows:
             raise DataError(f"{found.name} holds a header and no row", where=str(found.parent))
-        cells = list(zip(*table.rows, strict=True))
-        position = {name: i for i, name in enumerate(table.header)}
         index = pd.Index(table.lines, name="line")
         # object, not pandas' string type: plain Python strings on every pandas version, and "" for missing.
-        frame = pd.DataFrame({n: pd.Series(cells[position[n]], index=index, dtype=object) for n in wanted}, index=index)
+        frame = pd.DataFrame(index=index)
+        for name in wanted:
+            position = table.header.index(name)
+            frame[name] = pd.Series([row[position] for row in table.rows], index=index, dtype=object)
     for name in ids:
         if name in frame:
             frame[name] = pd.Series([cell.strip() for cell in frame[name]], index=frame.index, dtype=object)
@@ -67,18 +68,20 @@ def places(frame: pd.DataFrame, chosen: Iterable[bool] | None = None) -> list[st
 
 
 def require_unique(frame: pd.DataFrame, column: str) -> None:
-    """Raise :class:`DataError`, with all rows concerned, when a filled cell of the column occurs twice."""
+    """Raise :class:`DataError`, with the rows concerned, when a filled cell of the column occurs twice."""
     if frame[column].is_unique:
         return
     counts = Counter(cell for cell in frame[column] if cell)
     repeated = [counts[cell] > 1 for cell in frame[column]]
     if any(repeated):
-        listed = zip(frame.loc[repeated, column], places(frame, repeated), strict=True)
+        listed = [
+            f"{c} ({place})" for c, place in zip(frame.loc[repeated, column], places(frame, repeated), strict=True)
+        ]
         raise DataError(
             f"{len({c for c, n in counts.items() if n > 1})} values of column {column!r} occur more than once",
             where=frame.attrs["file"],
             expected=f"one row for each {column}",
-            private=[f"{cell} ({place})" for cell, place in listed],
+            private=first_places(listed),
         )
 
 

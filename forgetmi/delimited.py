@@ -39,6 +39,12 @@ def base_suffix(path: Path) -> str:
     return Path(path.stem).suffix.lower() if path.suffix.lower() == ".gz" else path.suffix.lower()
 
 
+def first_places(lines: Sequence[str], limit: int = 100) -> list[str]:
+    """The first lines of a listing and how many more there are: a wrong column of 377,110 rows is still readable."""
+    more = len(lines) - limit
+    return [*lines[:limit], *([f"... and {more} more"] if more > 0 else [])]
+
+
 def find_file(path: str | os.PathLike[str], *, error: type[ForgetMIError] = DataError) -> Path:
     """The path, or the same with ``.gz`` added or taken away, whichever is a file (the given one first).
 
@@ -75,7 +81,7 @@ def read_delimited(
 
     Raises:
         DataError: missing, unreadable, empty or not UTF-8 file, repeated column names, a row with more or fewer cells
-            than the header (all such rows are listed). The message names file and row.
+            than the header (the first 100 are listed). The message names file and row.
     """
     found = find_file(path, error=error)
     delimiter = _DELIMITERS.get(base_suffix(found))
@@ -117,7 +123,7 @@ def read_delimited(
             where=ragged[0].rpartition(":")[0],
             expected=f"{width} cells, separated by {'a tab' if delimiter == chr(9) else 'a comma'}",
             fix='put cells that hold the separator between quotation marks ("a, b")',
-            private=ragged,
+            private=first_places(ragged),
         )
     return Delimited(found, names, rows, lines)
 

@@ -119,3 +119,8 @@ def test_repeated_ids_are_listed_and_blank_ones_are_none(tmp_path):
     assert caught.value.private == ("7 (t.csv:2)", "7 (t.csv:5)")
     (tmp_path / "t.csv").write_text("id,b\n7,1\n,1\n,1\n")
     require_unique(read_table(tmp_path / "t.csv", columns=["id"]), "id")
+
+
+def test_a_long_listing_is_cut_and_says_so(tmp_path):
+    error = _error(tmp_path / "t.csv", b"id,b\n" + b"1\n" * 130)
+    assert len(error.private) == 101 and error.private[-1] == "... and 30 more" and "130 rows" in error.public
