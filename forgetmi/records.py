@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 from forgetmi.errors import DataError
 
 LEVELS = ("institution", "patient", "study", "sample", "modality")
+ALIAS_LEVELS = ("patient", "study")
 SPLITS = ("train", "validation", "test")
 Label = int | tuple[float | None, ...] | None
 
@@ -108,13 +109,17 @@ class RecordDataset(Sequence[Record]):
         name: the source's name, for messages and reports.
         levels: the request levels that the source can support (a subset of :data:`LEVELS`).
         classes: names of the label's classes (or of the labels, when multilabel), in index order.
-        modality_kinds: modality name to kind (``"image"``, ``"text"``, ``"tabular"``, ``"signal"``, ``"tokens"``).
+        modality_kinds: modality name to kind (``"image"``, ``"volume"``, ``"text"``, ``"tabular"``, ``"signal"``, ``"tokens"``).
         license_note: what the source's licence or use agreement forbids, in a sentence.
         skipped: what was left out, and why.
         notes: facts that every report on this dataset must show ("films are rendered, not X-rays").
+        aliases: ``aliases[level][other id] = canonical id`` with level ``"patient"`` or ``"study"``: other ids under
+            which the source knows the same person or study (a medical record number, an accession number, the id of a
+            merged patient). The canonical id is the one that the records carry. It may have no record here.
 
     Raises:
-        DataError: a sample id occurs twice, or a patient stands in two splits.
+        DataError: a sample id occurs twice, a patient stands in two splits, or an alias is at another level, leads to
+            another alias, or is itself the id of a different person or study.
     """
 
     def __init__(
@@ -128,6 +133,7 @@ class RecordDataset(Sequence[Record]):
         license_note: str = "",
         skipped: Skipped | None = None,
         notes: Sequence[str] = (),
+        aliases: Mapping[str, Mapping[str, str]] | None = None,
     ) -> None:
         self._records = tuple(sorted(records, key=lambda r: (r.patient_id, r.study_id, r.sample_id)))
         self.name = name
@@ -137,7 +143,9 @@ class RecordDataset(Sequence[Record]):
         self.license_note = license_note
         self.skipped = skipped or Skipped()
         self.notes = tuple(notes)
+        self.aliases = {level: dict(pairs) for level, pairs in (aliases or {}).items()}
         self._check()
+        self._check_aliases()
 
     def _check(self) -> None:
         if not self._records:
@@ -160,6 +168,27 @@ class RecordDataset(Sequence[Record]):
                 fix="split by patient (see split_by_patient), or correct the split column",
                 private=leaking[:20],
             )
+
+    def _check_aliases(self) -> None:
+        """An alias that could mean two people would forget the wrong one."""
+        if unknown := set(self.aliases) - set(ALIAS_LEVELS):
+            raise DataError(
+                f"aliases of {self.name} are given at level {', '.join(sorted(map(repr, unknown)))}",
+                expected=f"levels {' and '.join(ALIAS_LEVELS)}",
+            )
+        for level, pairs in self.aliases.items():
+            if not pairs:
+                continue
+            used = {getattr(record, f"{level}_id") for record in self._records}
+            wrong = [alias for alias, target in pairs.items() if alias != target and (alias in used or target in pairs)]
+            if wrong:
+                raise DataError(
+                    f"{len(wrong)} other {level} ids of {self.name} are also the id of a different {level}, or lead to "
+                    "another alias",
+                    expected="ids that mean one thing each",
+                    fix="leave such ids out of the aliases, so that a request must name the canonical id",
+                    private=wrong[:20],
+                )
 
     def __len__(self) -> int:
         return len(self._records)
@@ -190,4 +219,5 @@ class RecordDataset(Sequence[Record]):
             license_note=self.license_note,
             skipped=self.skipped,
             notes=self.notes if notes is None else notes,
+            aliases=self.aliases,
         )
