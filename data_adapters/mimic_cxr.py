@@ -69,7 +69,8 @@ class MimicCxr:
         blank: what "not mentioned" becomes: ``unknown`` or ``zero``. "No Finding" is never 0, only 1 or blank.
         views: view positions to keep, ``""`` for images without one (15,769 of 377,110); by default all images.
         forget_mi_split: the published split CSV of Forget-MI; by default ``mimic-cxr-2.0.0-split.csv`` is used.
-        validation_folds: folds of that file which are for validation; 5 is the published default.
+        validation_folds: folds of that file which are for validation; 5 is the published default. The published 6 %
+            and 10 % forget sets hold subjects of all five folds: with them, give ``[]`` (there is no validation then).
         text_tsv: Forget-MI's ``all_data.tsv``: no header; study id in the third column, text in the last (as its code
             reads it), or just these two. By default the report files are used.
         sections: report sections that make the text, see :func:`~forgetmi.data_adapters.report_sections.report_text`.
