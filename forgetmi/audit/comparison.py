@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
@@ -84,6 +85,36 @@ def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[M
             },
         }
     return table
+
+
+def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
+    """Forgotten patients whom the headline attack finds, in whole people; interval ends are rounded outwards."""
+
+    def found(measurement: Measurement) -> dict[str, Any]:
+        figure, n = measurement.people, measurement.people.counts["n_members"]
+        low, high = figure.interval.low, figure.interval.high
+        return {
+            "found": figure.counts["tp"],
+            "accused": figure.counts["fp"],
+            # 1e-9: 0.7 * 30 is 21 and not 20.999
+            "low": None if low is None else math.floor(low * n + 1e-9),
+            "high": None if high is None else math.ceil(high * n - 1e-9),
+            "share": figure.counts["tp"] / n,
+        }
+
+    others = [found(m) for m in retrained]
+    counts = original.people.counts
+    return {
+        "patients": counts["n_members"],
+        "outsiders": counts["n_nonmembers"],
+        "level": original.people.interval.level,
+        "original": found(original),
+        "unlearned": found(unlearned),
+        "retrained": others,
+        "retrained_low": min(other["found"] for other in others),
+        "retrained_high": max(other["found"] for other in others),
+        "retrained_high_share": max(other["share"] for other in others),
+    }
 
 
 def criteria(

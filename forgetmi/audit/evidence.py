@@ -12,7 +12,7 @@ from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.pictures import loss_histograms, reduced_roc
 from forgetmi.audit.schema import validate_document
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
-from forgetmi.audit.verdict import Criterion, Reading, Verdict, as_candidate, judge
+from forgetmi.audit.verdict import Criterion, Reading, Verdict, as_candidate, judge, plain_sentence
 from forgetmi.errors import AuditError
 from forgetmi.partition import PARTS
 
@@ -64,6 +64,7 @@ def build_evidence(
         "verdict": {**verdict.to_dict(), "cautions": _cautions(original, unlearned, retrained, verdict, controls)},
         "criteria": {c.key: _criterion(c, verdict) for c in criteria},
         "controls": controls,
+        "people": comparison.people(first, second, others),
         "comparison": comparison.compare(first, second, others),
         "likeness": comparison.likeness(first, second, others, parts, options, seed),
         "tug_of_war": comparison.tugs(first, second, others, options.headline),
@@ -137,7 +138,7 @@ def _cautions(
     if n < RECOMMENDED_RETRAINED:
         cautions.append(
             f"The comparison rests on {n} retrained models. One more would lie outside of their range by chance in "
-            f"{2 / (n + 1):.0%} of cases (before widening); {RECOMMENDED_RETRAINED} or more are better."
+            f"{200 / (n + 1):.0f} % of cases (before widening); {RECOMMENDED_RETRAINED} or more are better."
         )
     return cautions
 
@@ -161,6 +162,7 @@ def _criterion(criterion: Criterion, verdict: Verdict) -> dict[str, Any]:
         "original_position": criterion.position(criterion.original),
         "unlearned_position": verdict.positions[criterion.key],
         "meaning": None if finding is None else finding.meaning,
+        "sentence": plain_sentence(criterion.kind, None if finding is None else finding.meaning),
     }
 
 

@@ -116,6 +116,7 @@ class CriterionEvidence(Document):
     original_position: Position | None
     unlearned_position: Position | None
     meaning: Meaning | None
+    sentence: str
 
 
 class FindingEvidence(Document):
@@ -155,6 +156,30 @@ class ControlsEvidence(Document):
     n_passed: Count
     n_failed: Count
     original: ControlEvidence
+
+
+class FoundEvidence(Document):
+    """Patients found under one model."""
+
+    found: Count
+    accused: Count = Field(description="test patients wrongly accused")
+    low: Count | None
+    high: Count | None
+    share: float
+
+
+class PeopleEvidence(Document):
+    """Forgotten patients whom the headline attack finds at ``people_fpr``."""
+
+    patients: Count
+    outsiders: Count
+    level: float
+    original: FoundEvidence
+    unlearned: FoundEvidence
+    retrained: list[FoundEvidence]
+    retrained_low: Count
+    retrained_high: Count
+    retrained_high_share: float
 
 
 class PairEvidence(Document):
@@ -312,6 +337,7 @@ class EvidenceDocument(Document):
     verdict: VerdictEvidence
     criteria: dict[str, CriterionEvidence]
     controls: ControlsEvidence
+    people: PeopleEvidence
     comparison: dict[str, RowEvidence]
     likeness: dict[str, LikenessEvidence]
     tug_of_war: TugsEvidence

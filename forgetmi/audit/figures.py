@@ -89,7 +89,7 @@ def histogram_figure(histograms: Mapping[str, Any]) -> Markup:
         return _svg(figure, "hist", "Loss histograms of forgotten, retained and test records under the three models")
 
 
-def strip(criterion: Mapping[str, Any], width: int = 230) -> Markup:
+def strip(criterion: Mapping[str, Any], width: int = 190) -> Markup:
     """One criterion as a picture: the retrained range as a band, the two models' intervals over it."""
     readings = {role: criterion[role] for role in ("original", "unlearned")}
     scope = (criterion["retrained_low"], criterion["retrained_high"])

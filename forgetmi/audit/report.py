@@ -74,18 +74,21 @@ class Values:
 def written(value: Any, form: str) -> str:
     """A value as text. No number is shown with more digits than carry meaning."""
     if form == "share":
-        return f"{100 * value:.3g} %" if 0 < abs(value) < 0.1 else f"{100 * value:.1f} %"
+        digits = f"{100 * value:.1f}".removesuffix(".0") if abs(value) >= 0.01 or value == 0 else f"{100 * value:.2g}"
+        return f"{digits}\u00a0%"
     if form == "count":
-        return f"{value:,}".replace(",", " ")
-    if form == "signed":
-        return f"{value:+.3f}"
+        return f"{value:,}".replace(",", "\u00a0")
+    if form in ("signed", "deviations", "points"):
+        scaled = 100 * value if form == "points" else value
+        text = f"{scaled:+.3f}" if form == "signed" else f"{scaled:+.1f}"
+        return text.replace("-", "\u2212") + ("\u00a0points" if form == "points" else "")
     if form == "seconds":
         minutes, seconds = divmod(round(value), 60)
         return f"{value:.1f} s" if value < 60 else f"{minutes} min {seconds} s"
     if form == "json":
         return json.dumps(value, indent=2, ensure_ascii=False)
     if form == "number":
-        return f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}"
+        return (f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}").replace("-", "\u2212")
     return str(value)
 
 

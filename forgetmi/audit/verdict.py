@@ -39,6 +39,22 @@ _PLAIN: dict[Meaning, str] = {
 }
 
 
+# For a reader without statistics: (kind, meaning) to a sentence about the unlearned model. None: inside.
+_SENTENCES: dict[tuple[Kind, Meaning | None], str] = {
+    ("attack", None): "As far as so many patients can show, the attack works as on models that never saw them.",
+    ("attack", "remembered"): "The attack recognises the patients better than on models that never saw them.",
+    ("attack", "over_forgotten"): "The patients stand out: the model answers worse on them than if never seen.",
+    ("forget_accuracy", None): "It is right on these records about as often as models that never saw them.",
+    ("forget_accuracy", "remembered"): "It is right on these records more often than models that never saw them.",
+    ("forget_accuracy", "over_forgotten"): "It is wrong on these records more often than models that never saw them.",
+    ("forget_cross_entropy", None): "These records surprise it about as much as models that never saw them.",
+    ("forget_cross_entropy", "remembered"): "These records surprise it less than models that never saw them.",
+    ("forget_cross_entropy", "over_forgotten"): "These records surprise it more than models that never saw them.",
+    ("test_auc", None): "It serves other patients as well as before, or as well as retraining would.",
+    ("test_auc", "utility_lost"): "It serves other patients worse than before, and worse than retraining would.",
+}
+
+
 @dataclass(frozen=True)
 class Reading:
     """A value and its interval; ``value`` is ``None`` where it cannot be had, ``interval.reason`` says why."""
@@ -177,6 +193,11 @@ def as_candidate(criteria: Sequence[Criterion], role: Literal["original"] | int)
         replace(c, candidate=c.retrained[role], retrained=tuple(r for i, r in enumerate(c.retrained) if i != role))
         for c in criteria
     ]
+
+
+def plain_sentence(kind: Kind, meaning: Meaning | None) -> str:
+    """What a criterion says of the unlearned model, without statistics."""
+    return _SENTENCES.get((kind, meaning), "Too few patients to say.")
 
 
 def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
