@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -35,6 +36,27 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.indices)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs are."""
+        return next(iter(self.present.values()), self.indices).device
+
+    def rows(self, positions: Sequence[int]) -> Batch:
+        """Some of its records, by their place in the batch."""
+        chosen = torch.as_tensor(positions, dtype=torch.long)
+        there = chosen.to(self.device)
+
+        def pick(value: Inputs) -> Inputs:
+            return {key: tensor[there] for key, tensor in value.items()} if isinstance(value, dict) else value[there]
+
+        return Batch(
+            inputs={name: pick(value) for name, value in self.inputs.items()},
+            present={name: mask[there] for name, mask in self.present.items()},
+            labels=None if self.labels is None else self.labels[there],
+            indices=self.indices[chosen],
+            studies=None if self.studies is None else self.studies[chosen],
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The batch on a device (``indices`` stay on the CPU)."""
@@ -141,9 +163,11 @@ def _label_tensor(labels: Sequence[Any]) -> Tensor | None:
     if all(label is None for label in labels):
         return None
     if all(isinstance(label, tuple) for label in labels):
-        return torch.tensor([[float("nan") if v is None else v for v in label] for label in labels])
-    if all(isinstance(label, int) for label in labels):
-        return torch.tensor(labels)
+        if len({len(label) for label in labels}) > 1:
+            raise DataError("records of a batch have different numbers of labels", expected="one value a label")
+        return torch.tensor([[float("nan") if v is None else float(v) for v in label] for label in labels])
+    if all(isinstance(label, Integral) for label in labels):
+        return torch.tensor([int(label) for label in labels])
     raise DataError(
         "some records of a batch have a label and others have none, or their labels are of different kinds",
         fix="give every record of the train, validation and test splits a label, or leave out those without",

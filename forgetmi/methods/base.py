@@ -83,6 +83,10 @@ class UnlearningJob:
             return self.loader
         return self.loader.restricted_to(self.partition.forget_records())
 
+    def identity(self, method: UnlearningMethod) -> str:
+        """What makes a fit of this method on this job the one that it is: see ``Trainer.fit``."""
+        return repr((method, self.task, self.partition.modalities))
+
 
 class UnlearningMethod(Protocol):
     """A named unlearning algorithm: a frozen dataclass of options with this interface."""

@@ -25,6 +25,7 @@ from forgetmi.parts.objectives.forget_mi import (
 from forgetmi.parts.selection.paired import PairedPlan
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
+from forgetmi.training.reference import Reference
 from forgetmi.training.seeds import derive_seed, torch_generator
 from forgetmi.training.trainer import Loss
 
@@ -91,6 +92,10 @@ class ForgetMI:
             "repel_cap only works with direction: repel": self.repel_cap is None or self.direction == "repel",
             "gate_training: retain needs joint: gate": self.gate_training == "none" or self.joint == "gate",
             "set select: validation instead of fit.select": self.fit.select == "last",
+            "fit.patience needs select: validation": self.fit.patience is None or self.select == "validation",
+            "gate_fit.select and gate_fit.patience: the gate's training measures no validation; leave them out": (
+                not self.gate_fit.validates
+            ),
         }
         if problems := [message for message, holds in checks.items() if not holds]:
             raise ConfigError(problems)
@@ -98,10 +103,10 @@ class ForgetMI:
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model."""
         check_job(self, job)
-        join = self._join(job)
+        teacher = job.reference.fresh()
+        join = self._join(job, teacher)
         weights = self.weights or PRESETS[self.preset].weights
         noisy = PRESETS[self.preset].noise
-        teacher = job.reference
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
             forget, retain = batches["forget"], batches["retain"]
@@ -136,6 +141,8 @@ class ForgetMI:
             replace(self.fit, select="best") if chosen else self.fit,
             seed=job.seed,
             name=self.name,
+            identity=job.identity(self),
+            memory=teacher,
             validate=forgetting_gap(job) if chosen else None,
         )
         return model
@@ -144,9 +151,9 @@ class ForgetMI:
         """[B]: distance of the concatenated unimodal embeddings."""
         return unimodal_distance(student.unimodal, teacher.unimodal, student.present, self.eps, reduction="none")
 
-    def _join(self, job: UnlearningJob) -> Join:
+    def _join(self, job: UnlearningJob, teacher: Reference) -> Join:
         """What makes a joint embedding [B, D] of an output: the same function for student and teacher."""
-        first = job.reference.output(job.fit_loader().batch(job.partition.retain[:2]).to(job.trainer.device))
+        first = teacher.output(job.fit_loader().batch(job.partition.retain[:2]).to(job.trainer.device))
         if self.joint == "model":
             if first.joint is None:
                 raise MethodError(
@@ -160,18 +167,18 @@ class ForgetMI:
             generator=torch_generator(job.seed, self.name, "gate"),
         ).to(job.trainer.device)
         if self.gate_training == "retain":
-            self._train_gate(job, gate, n_outputs=first.logits.shape[-1])
+            self._train_gate(job, teacher, gate, n_outputs=first.logits.shape[-1])
         gate.requires_grad_(False).eval()
         return lambda output: gate(output.unimodal, output.present)
 
-    def _train_gate(self, job: UnlearningJob, gate: AdaptationGate, n_outputs: int) -> None:
+    def _train_gate(self, job: UnlearningJob, teacher: Reference, gate: AdaptationGate, n_outputs: int) -> None:
         """Once, on the retain set, with a linear head that is thrown away; the original's embeddings are constants."""
         head = GateWithHead(
             gate.requires_grad_(True), n_outputs, generator=torch_generator(job.seed, self.name, "head")
         )
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
-            output = job.reference.cached(batches["retain"])
+            output = teacher.cached(batches["retain"])
             logits = model(output.unimodal, output.present)
             return Loss(job.task.nll_of(ModelOutput(logits), batches["retain"]).mean(), {})
 
@@ -182,7 +189,16 @@ class ForgetMI:
             seed=derive_seed(job.seed, self.name, "gate"),
             stream="retain",
         )
-        job.trainer.fit(head, plan, objective, self.gate_fit, seed=job.seed, name=f"{self.name}-gate")
+        job.trainer.fit(
+            head,
+            plan,
+            objective,
+            self.gate_fit,
+            seed=job.seed,
+            name=f"{self.name}-gate",
+            identity=job.identity(self),
+            memory=teacher,
+        )
 
 
 def _own_joint(output: ModelOutput) -> Tensor:

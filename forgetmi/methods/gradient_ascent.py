@@ -8,6 +8,7 @@ from typing import ClassVar
 from torch import nn
 
 from forgetmi.batch import Batch
+from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
@@ -33,6 +34,10 @@ class GradientAscent:
     paper: ClassVar[str] = "NegGrad (Golatkar et al. 2020, arXiv 1911.04933)"
     needs: ClassVar[Needs] = Needs(retain=False)
 
+    def __post_init__(self) -> None:
+        if self.fit.validates:
+            raise ConfigError(["fit.select and fit.patience: this method measures no validation; leave them out"])
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The model after the ascent."""
         check_job(self, job)
@@ -49,5 +54,5 @@ class GradientAscent:
             loss = job.task.loss(model, batches["forget"])
             return Loss(-loss, {"forget": loss})
 
-        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name)
+        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name, identity=job.identity(self))
         return model

@@ -41,13 +41,15 @@ class NPO:
     def __post_init__(self) -> None:
         problems = [] if self.beta > 0 else [f"beta must be > 0, not {self.beta}"]
         problems += [] if self.retain_weight >= 0 else [f"retain_weight must be >= 0, not {self.retain_weight}"]
+        if self.fit.validates:
+            problems.append("fit.select and fit.patience: this method measures no validation; leave them out")
         if problems:
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model."""
         check_job(self, job)
-        model = job.copy_of_original()
+        model, teacher = job.copy_of_original(), job.reference.fresh()
         plan = PairedPlan(
             job.fit_loader(),
             job.partition.forget,
@@ -58,11 +60,13 @@ class NPO:
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
             forget = batches["forget"]
-            npo = npo_loss(job.task.nll(model, forget), job.reference.nll(forget), self.beta)
+            npo = npo_loss(job.task.nll(model, forget), teacher.nll(forget), self.beta)
             if not self.retain_weight:
                 return Loss(npo, {"npo": npo})
             retain = job.task.loss(model, batches["retain"])
             return Loss(npo + self.retain_weight * retain, {"npo": npo, "retain": retain})
 
-        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name)
+        job.trainer.fit(
+            model, plan, objective, self.fit, seed=job.seed, name=self.name, identity=job.identity(self), memory=teacher
+        )
         return model

@@ -61,8 +61,11 @@ class ClassificationTask:
 
     def _nll(self, logits: Tensor, batch: Batch) -> Tensor:
         labels = self._labels(batch)
+        if labels.device.type == "cpu":  # on a GPU looking would make it wait; there, what comes in is checked before
+            self.check_labels(batch)
         if self.kind != "multilabel":
-            return F.cross_entropy(logits.float(), labels, reduction="none")
+            # No label is ignored: torch's default, -100, would pass as a record with loss 0.
+            return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-(2**31))
         known = ~labels.isnan()
         losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
         return (losses * known).sum(dim=1)
@@ -95,26 +98,35 @@ class ClassificationTask:
 
     def check_labels(self, batch: Batch) -> None:
         """Raise :class:`DataError` for missing labels, labels of the wrong kind and class indices out of range."""
-        labels = self._labels(batch)
+        labels = self._labels(batch).detach().cpu()
         if self.kind == "multilabel":
-            if labels.ndim != 2 or labels.shape[1] != self.n_classes:
-                raise DataError(f"labels have shape {tuple(labels.shape)}", expected=f"[B, {self.n_classes}]")
-            return
-        if labels.ndim != 1 or labels.is_floating_point():
-            raise DataError("labels are not class indices", expected=f"integers 0..{self.n_classes - 1}")
-        wrong = ((labels < 0) | (labels >= self.n_classes)).nonzero().flatten()
+            wrong = ((labels < 0) | (labels > 1)).any(dim=1).nonzero().flatten()
+            expected, fix = "0, 1 or unknown", "make uncertain labels (-1 in some sources) 0, 1 or unknown"
+        else:
+            wrong = ((labels < 0) | (labels >= self.n_classes)).nonzero().flatten()
+            expected, fix = f"0..{self.n_classes - 1}", "set the task's n_classes, or correct the label column"
         if len(wrong):
             raise DataError(
-                f"{len(wrong)} labels are out of range, the first is {int(labels[wrong[0]])}",
+                f"the labels of {len(wrong)} records are out of range, the first is {labels[wrong[0]].tolist()}",
                 where=f"record at position {int(batch.indices[wrong[0]])}",
-                expected=f"0..{self.n_classes - 1}",
-                fix="set the task's n_classes, or correct the label column",
+                expected=expected,
+                fix=fix,
             )
 
     def _labels(self, batch: Batch) -> Tensor:
-        if batch.labels is None:
+        """The labels, of the right kind and shape: others would broadcast or be read as class probabilities."""
+        labels = batch.labels
+        if labels is None:
             raise DataError("the records have no label, and classification needs one")
-        return batch.labels
+        if self.kind == "multilabel":
+            if labels.ndim != 2 or labels.shape[1] != self.n_classes:
+                raise DataError(f"labels have shape {tuple(labels.shape)}", expected=f"[B, {self.n_classes}]")
+        elif labels.ndim != 1 or labels.is_floating_point():
+            raise DataError(
+                f"labels of shape {tuple(labels.shape)} and type {labels.dtype} are not class indices",
+                expected=f"[B] integers 0..{self.n_classes - 1}",
+            )
+        return labels
 
 
 def _masked_mean(losses: Tensor, present: Tensor | None) -> Tensor:

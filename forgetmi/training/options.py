@@ -24,7 +24,10 @@ class FitOptions:
         weight_decay: not applied to biases and normalisation parameters.
         schedule: after ``warmup`` (a share of all steps), ``constant``, ``linear`` to 0 or ``cosine`` to 0.
         clip_norm: largest gradient norm; ``None`` does not clip.
-        accumulate: pieces that a step's batch is split into, to save memory; the gradient stays the batch's mean.
+        accumulate: pieces that a step's batch is split into, to save memory, each weighing as its share of the
+            records. A loss that is a mean over records keeps its value and gradient; one that is not (a mean over a
+            language model's tokens, over the records that have a modality; a ranking within the batch; BatchNorm in
+            ``train`` mode) is taken piece by piece. The same holds for several processes.
         select: which weights are kept: of the ``last`` epoch or of the ``best`` by validation.
         patience: stop after this many epochs without a better validation; ``None`` never stops early.
         mode: of the model while it trains. ``frozen_batchnorm``: BatchNorm uses and keeps its running statistics, so
@@ -48,6 +51,11 @@ class FitOptions:
     mode: Literal["train", "frozen_batchnorm", "eval"] = "train"
     checkpoint_every: int = 0
     max_loss: float = 1e6
+
+    @property
+    def validates(self) -> bool:
+        """Whether weights are chosen, or training is stopped, by validation."""
+        return self.select == "best" or self.patience is not None
 
     def __post_init__(self) -> None:
         checks = {

@@ -20,15 +20,18 @@ class Progress:
         title: what is running.
         enabled: off shows nothing (other ranks, tests, ``--no-progress``).
         every: seconds between lines where there is no terminal.
+        done: steps that an earlier run did; they tell nothing about the time left.
     """
 
-    def __init__(self, total: int, title: str, *, enabled: bool, every: float = 20.0) -> None:
+    def __init__(self, total: int, title: str, *, enabled: bool, every: float = 20.0, done: int = 0) -> None:
         self.total, self.title, self.every = total, title, every
         self.enabled = enabled
-        self.done = 0
+        self.done = self._before = done
         self._started = self._shown = time.monotonic()
         terminal = enabled and sys.stderr.isatty()
-        self._bar = tqdm(total=total, desc=title, unit="step", file=sys.stderr, leave=False) if terminal else None
+        self._bar = (
+            tqdm(total=total, initial=done, desc=title, unit="step", file=sys.stderr, leave=False) if terminal else None
+        )
 
     def advance(self, parts: Mapping[str, float], steps: int = 1) -> None:
         """Some steps are done; ``parts`` are shown beside the bar."""
@@ -38,7 +41,7 @@ class Progress:
             self._bar.update(steps)
         elif self.enabled and time.monotonic() - self._shown > self.every:
             self._shown = time.monotonic()
-            left = (self._shown - self._started) / max(self.done, 1) * (self.total - self.done)
+            left = (self._shown - self._started) / (self.done - self._before) * (self.total - self.done)
             shown = ", ".join(f"{name} {value:.3g}" for name, value in parts.items())
             logger.info("%s: step %d of %d, %s, about %.0f s left", self.title, self.done, self.total, shown, left)
 

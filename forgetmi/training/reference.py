@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +15,9 @@ from forgetmi.models.output import ModelOutput
 from forgetmi.tasks.base import Task
 from forgetmi.training.modes import scoring
 from forgetmi.training.runlog import RunLog
+
+Key = tuple[int, tuple[bool, ...]]
+"""A record's position, and which modalities it has."""
 
 
 class Reference:
@@ -32,10 +36,10 @@ class Reference:
     def __init__(self, model: nn.Module, task: Task, device: torch.device, log: RunLog | None = None) -> None:
         here = all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
         self.model = model if here else copy.deepcopy(model).to(device)
-        self.task = task
+        self.task, self.device = task, device
         self._rows: dict[str, Tensor] = {}
-        self._slot: dict[int, int] = {}
-        self._nll: dict[int, float] = {}
+        self._slot: dict[Key, int] = {}
+        self._nll: dict[Key, float] = {}
         if log is not None:
             log.event("reference", kind="the original itself" if here else "a frozen copy on the device")
 
@@ -49,53 +53,86 @@ class Reference:
     def cached(self, batch: Batch) -> ModelOutput:
         """The same for clean batches, each record computed once. Embeddings and logits only, kept on the CPU.
 
-        Sequence logits (a language model's [B, T, V]) depend on the batch's padding and are not kept: they are
-        computed each time.
+        A record is known by its position and by which modalities it has here: a request for one modality leaves a
+        record with less than the dataset holds. Sequence logits (a language model's [B, T, V]) depend on the batch's
+        padding and are not kept: they are computed each time.
         """
-        keys: Sequence[int] = batch.indices.tolist()
-        if not all(key in self._slot for key in keys):
-            output = self.output(batch)
+        keys = _keys(batch)
+        if missing := _first_places(keys, self._slot):
+            output = self.output(batch if len(missing) == len(keys) else batch.rows(missing))
             if output.logits.ndim > 2:
+                return output if len(missing) == len(keys) else self.output(batch)
+            self._store([keys[k] for k in missing], _flatten(output))
+            if len(missing) == len(keys):
                 return output
-            self._store(keys, _flatten(output))
-            return output
         slots = torch.tensor([self._slot[key] for key in keys])
-        device = next(iter(batch.present.values())).device if batch.present else batch.indices.device
-        return _unflatten({name: rows[slots].to(device) for name, rows in self._rows.items()})
+        return _unflatten({name: rows[slots].to(batch.device) for name, rows in self._rows.items()})
 
     def nll(self, batch: Batch) -> Tensor:
         """[B]: the original's negative log-likelihood of clean records, each computed once; for every task."""
-        keys = batch.indices.tolist()
-        if not all(key in self._nll for key in keys):
+        keys = _keys(batch)
+        if missing := _first_places(keys, self._nll):
+            part = batch.rows(missing)
             with scoring(self.model):
-                values = self.task.nll(self.model, batch).tolist()
-            self._nll.update(zip(keys, values, strict=True))
-        device = next(iter(batch.present.values())).device if batch.present else batch.indices.device
-        return torch.tensor([self._nll[key] for key in keys], device=device)
+                values = self.task.nll(self.model, part).tolist()
+            self._nll.update(zip((keys[k] for k in missing), values, strict=True))
+        return torch.tensor([self._nll[key] for key in keys], device=batch.device)
+
+    def fresh(self) -> Reference:
+        """The same frozen original with nothing kept yet.
+
+        A row's last bits depend on the batch that it was computed in, so a fit that is to give the same weights each
+        time starts with its own.
+        """
+        return Reference(self.model, self.task, self.device)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What is kept: a resumed fit must see the same bits as an unbroken one."""
+        return {
+            "rows": {name: rows[: len(self._slot)].clone() for name, rows in self._rows.items()},
+            "keys": list(self._slot),
+            "nll": list(self._nll.items()),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Keep what :meth:`state_dict` gave, and nothing else."""
+        self._rows = dict(state["rows"])
+        self._slot = {key: slot for slot, key in enumerate(state["keys"])}
+        self._nll = dict(state["nll"])
 
     @property
     def n_cached(self) -> int:
         """How many records' outputs are kept."""
         return len(self._slot)
 
-    def _store(self, keys: Sequence[int], tensors: Mapping[str, Tensor]) -> None:
-        start = len(self._slot)
-        fresh = [k for k, key in enumerate(keys) if key not in self._slot]
+    def _store(self, keys: Sequence[Key], tensors: Mapping[str, Tensor]) -> None:
+        start, end = len(self._slot), len(self._slot) + len(keys)
         for name, tensor in tensors.items():
-            rows = tensor[fresh].cpu()
             kept = self._rows.get(name)
-            if kept is None or len(kept) < start + len(fresh):
+            if kept is None or len(kept) < end:
                 # Room is doubled, so that filling the cache costs one copy of each row on average.
-                grown = torch.empty((max(2 * (start + len(fresh)), 256), *rows.shape[1:]), dtype=rows.dtype)
+                grown = torch.empty((max(2 * end, 256), *tensor.shape[1:]), dtype=tensor.dtype)
                 if kept is not None:
                     grown[:start] = kept[:start]
                 self._rows[name] = grown
-            self._rows[name][start : start + len(fresh)] = rows
-        self._slot.update({keys[k]: start + n for n, k in enumerate(fresh)})
+            self._rows[name][start:end] = tensor.cpu()
+        self._slot.update({key: start + n for n, key in enumerate(keys)})
 
 
-def _map(output: ModelOutput, function: object) -> ModelOutput:
-    return _unflatten({name: function(tensor) for name, tensor in _flatten(output).items()})  # type: ignore[operator]
+def _keys(batch: Batch) -> list[Key]:
+    if not batch.present:
+        return [(index, ()) for index in batch.indices.tolist()]
+    masks = torch.stack(list(batch.present.values()), dim=1).tolist()
+    return [(index, tuple(mask)) for index, mask in zip(batch.indices.tolist(), masks, strict=True)]
+
+
+def _first_places(keys: Sequence[Key], known: Container[Key]) -> list[int]:
+    """Where each key that is not known stands first."""
+    return list({key: k for k, key in reversed(list(enumerate(keys))) if key not in known}.values())[::-1]
+
+
+def _map(output: ModelOutput, function: Callable[[Tensor], Tensor]) -> ModelOutput:
+    return _unflatten({name: function(tensor) for name, tensor in _flatten(output).items()})
 
 
 def _flatten(output: ModelOutput) -> dict[str, Tensor]:

@@ -31,11 +31,13 @@ def collect_signals(
         Signal name to array [N] or [N, ...]; always ``"nll"``.
 
     Raises:
+        DataError: a label is missing, of the wrong kind or out of range.
         ModelError: a signal is not finite: the model is broken, and no figure may be computed from it.
     """
     columns: dict[str, list[np.ndarray]] = {}
     with scoring(model):
         for batch in loader.batches(indices, batch_size):
+            task.check_labels(batch)
             moved = batch.to(device)
             for name, values in task.signals(task.output(model, moved), moved).items():
                 columns.setdefault(name, []).append(values.float().cpu().numpy())

@@ -8,16 +8,17 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
+from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import broadcast, parse_flag_from_env
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from forgetmi.batch import Batch
-from forgetmi.errors import TrainingError
+from forgetmi.errors import ConfigError, TrainingError
 from forgetmi.tasks.base import Task
 from forgetmi.training.checkpoints import CheckpointFile, weights_digest
 from forgetmi.training.modes import preserved_mode, set_fit_mode
@@ -54,6 +55,18 @@ Validation = Callable[[nn.Module, int], float]
 """A number to be made small, from the model (in eval mode, no gradients) after an epoch."""
 
 
+class Remembered(Protocol):
+    """What an objective keeps from step to step (a reference's outputs), and a resumed fit must find again."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and plain values."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What :meth:`state_dict` gave."""
+        ...
+
+
 @dataclass
 class FitResult:
     """What a fit did.
@@ -62,7 +75,7 @@ class FitResult:
         epochs: finished epochs; ``best_epoch`` is the one whose weights were kept (0-based; -1 for none).
         steps: optimiser steps.
         seconds: wall time of this call (a resumed fit counts from the resumption).
-        history: one dict an epoch: mean loss parts, and ``validation`` where it was measured.
+        history: one dict an epoch: means over its records of the loss and its parts, and ``validation`` if measured.
     """
 
     epochs: int = 0
@@ -102,12 +115,15 @@ class Trainer:
 
     Args:
         device: ``"cpu"``, ``"cuda"``, ... ; ``None`` lets accelerate choose.
-        precision: autocast of the forward pass: ``"no"``, ``"bf16"`` or ``"fp16"`` (with loss scaling).
+        precision: autocast of the forward pass: ``"no"``, ``"bf16"`` or ``"fp16"`` (with loss scaling; not on a CPU).
         checkpoint_dir: where fits save; ``None`` saves nothing.
         resume: go on from a checkpoint that is there.
-        log: the run's log.
+        log: the run's log; the first process writes it.
         num_workers: processes that load batches; 0 loads in this one.
         progress: show bars or lines.
+
+    Raises:
+        ConfigError: there is no such device here, or it cannot do the precision.
     """
 
     def __init__(
@@ -121,16 +137,18 @@ class Trainer:
         num_workers: int = 0,
         progress: bool = True,
     ) -> None:
-        shared = AcceleratorState._shared_state
-        wanted_cpu = device == "cpu"
-        if shared and (str(shared.get("_mixed_precision", "no")) != precision or shared.get("_cpu") != wanted_cpu):
-            # accelerate keeps one state a process and refuses a second precision; one fit at a time is all we need.
-            AcceleratorState._reset_state()
-        self.accelerator = Accelerator(mixed_precision=precision, cpu=wanted_cpu)
-        self.device: torch.device = self.accelerator.device
-        self.precision = precision
+        accelerator = _accelerator(device, precision)
+        self.device: torch.device = accelerator.device
+        problems = []
+        if device is not None and not _same_device(torch.device(device), self.device):
+            problems.append(f"device: {device} was asked for, and accelerate gives {self.device} on this machine")
+        if precision == "fp16" and self.device.type == "cpu":
+            problems.append("precision: fp16 needs a GPU; use bf16 or no on a CPU")
+        if problems:
+            raise ConfigError(problems)
+        self.wanted_device, self.precision = device, precision
         self.checkpoint_dir, self.resume = checkpoint_dir, resume
-        self.log = log or RunLog()
+        self.log = log if log is not None and accelerator.is_main_process else RunLog()
         self.num_workers, self.progress = num_workers, progress
 
     def fit(
@@ -143,6 +161,8 @@ class Trainer:
         seed: int,
         name: str = "fit",
         validate: Validation | None = None,
+        identity: str = "",
+        memory: Remembered | None = None,
     ) -> FitResult:
         """Minimise the objective over the plan; the model is changed in place and left in the mode it came in.
 
@@ -157,12 +177,36 @@ class Trainer:
             seed: of this fit.
             name: of this fit within the run: its checkpoint's file name and its name in the log.
             validate: called after each epoch; lower is better.
+            identity: what else makes this fit the one that it is (the method's options, the task): a checkpoint of a
+                fit with another identity, plan, options, seed or start is refused.
+            memory: what the objective keeps from step to step; checkpoints hold it.
 
         Raises:
+            ConfigError: the options choose or stop by validation and ``validate`` is not given, or nothing in the
+                model is trainable.
             TrainingError: the loss or the gradient is not finite, or the loss has diverged; the message names the
                 step and the records' positions. Or a checkpoint of another run was found.
         """
-        return _Fit(self, model, plan, objective, options, seed, name, validate).run()
+        if validate is None and options.validates:
+            raise ConfigError([f"{name}: select: best and patience need validation, and this fit has none"])
+        return _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory).run()
+
+
+def _accelerator(device: str | None, precision: Precision) -> Accelerator:
+    """Accelerate keeps one state a process, which every Accelerator shares and which refuses a second precision: it is
+    made anew where another is needed. So each fit makes its own, and an older trainer gets its own precision back.
+    """
+    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
+    moved = PartialState._shared_state.get("_cpu", cpu) != cpu
+    if moved or AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
+        AcceleratorState._reset_state(reset_partial_state=moved)
+    # A step need not use every weight: a head that no embedding loss reaches, an encoder whose modality is missing.
+    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
+    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
+
+
+def _same_device(wanted: torch.device, given: torch.device) -> bool:
+    return wanted.type == given.type and (wanted.index is None or wanted.index == (given.index or 0))
 
 
 class _Fit:
@@ -178,17 +222,23 @@ class _Fit:
         seed: int,
         name: str,
         validate: Validation | None,
+        identity: str,
+        memory: Remembered | None,
     ) -> None:
-        self.trainer, self.accelerator, self.device = trainer, trainer.accelerator, trainer.device
+        self.trainer, self.device = trainer, trainer.device
+        self.accelerator = _accelerator(trainer.wanted_device, trainer.precision)
         self.model = model.to(self.device)
         self.plan, self.options, self.seed, self.name, self.validate = plan, options, seed, name, validate
+        self.memory = memory
         self.checkpoint: CheckpointFile | None = None
         if trainer.checkpoint_dir is not None:
             start = weights_digest(model.state_dict())
             path = trainer.checkpoint_dir / f"{name}.checkpoint.pt"
-            self.checkpoint = CheckpointFile(path, options=options, seed=seed, start=start)
-        self.stepper = self.accelerator.prepare_model(_Stepper(self.model, objective))
+            same = f"{identity}\n{trainer.precision}\n{plan.steps(0)}"
+            self.checkpoint = CheckpointFile(path, options=options, seed=seed, start=start, identity=same)
+        self.model.zero_grad(set_to_none=True)  # what an earlier user of the model left there is not ours
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.model, options))
+        self.stepper = self.accelerator.prepare_model(_Stepper(self.model, objective))
         self.result = FitResult()
         self.position = (0, 0)  # the next epoch and step
         self.best_value, self.best_state = math.inf, None
@@ -202,8 +252,8 @@ class _Fit:
         self.trainer.log.event("fit_started", fit=self.name, epoch=self.position[0], step=self.position[1])
         total = self.options.epochs * len(self.plan.steps(0))
         self.total_steps = max(total, 1)
-        bar = Progress(total, self.name, enabled=self.trainer.progress and self.accelerator.is_main_process)
-        bar.advance({}, self.result.steps)
+        shown = self.trainer.progress and self.accelerator.is_main_process
+        bar = Progress(total, self.name, enabled=shown, done=self.result.steps)
         try:
             with preserved_mode(self.model), scoped_seed(self.seed, self.device):
                 for epoch in range(self.position[0], self.options.epochs):
@@ -212,7 +262,6 @@ class _Fit:
                     self._epoch(epoch, bar)
         finally:
             bar.close()
-            self.accelerator.free_memory()
         if self.options.select == "best" and self.best_state is not None:
             self.model.load_state_dict(self.best_state)
         else:
@@ -230,15 +279,19 @@ class _Fit:
         first = self.position[1] if epoch == self.position[0] else 0
         if first == 0:
             self.epoch_sums = {}
+        sizes = [len(next(iter(step.values()))) for step in steps]
         for number, pieces in self._pieces(steps, first, epoch):
             parts = self._step(epoch, number, steps[number], pieces)
             for part, value in parts.items():
-                self.epoch_sums[part] = self.epoch_sums.get(part, 0.0) + value
+                self.epoch_sums[part] = self.epoch_sums.get(part, 0.0) + value * sizes[number]
             bar.advance(parts)
             every = self.options.checkpoint_every
             if every and self.result.steps % every == 0 and number + 1 < len(steps):
                 self._save((epoch, number + 1))
-        means = {part: value / max(len(steps), 1) for part, value in self.epoch_sums.items()}
+        means = {part: value / sum(sizes) for part, value in self.epoch_sums.items()}
+        if self.accelerator.num_processes > 1:
+            for buffer in self.model.buffers():  # each process has its own BatchNorm statistics: the first one's count
+                broadcast(buffer)
         if self.validate is not None:
             means["validation"] = self._validate(epoch)
         self.result.history.append(means)
@@ -287,14 +340,14 @@ class _Fit:
                 sums[part] = sums.get(part, 0.0) + value.detach().float() * weight
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, reduction="sum")
-        names = list(sums)
-        values = dict(zip(names, torch.stack([sums[part] for part in names]).tolist(), strict=True))
+        values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         self._check_loss(values, epoch, number, step)
-        if self.options.clip_norm is not None:
-            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.options.clip_norm)
-            if self.trainer.precision != "fp16" and not torch.isfinite(norm):
-                # fp16 overflows now and then by design: the scaler skips the step and halves the scale.
-                raise self._diverged("the gradient is not finite", epoch, number, step)
+        # Without clip_norm nothing is clipped, and the gradient is looked at all the same.
+        limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
+        if self.trainer.precision != "fp16" and not torch.isfinite(norm):
+            # fp16 overflows now and then by design: the scaler skips the step and halves the scale.
+            raise self._diverged("the gradient is not finite", epoch, number, step)
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.result.steps += 1
@@ -321,6 +374,14 @@ class _Fit:
         with preserved_mode(self.model), torch.no_grad():
             self.model.eval()
             value = float(self.validate(self.model, epoch))  # type: ignore[misc]  # only called when there is one
+        if self.accelerator.num_processes > 1:  # all must choose and stop alike
+            value = float(broadcast(torch.tensor(value, device=self.device)))
+        if not math.isfinite(value):
+            raise TrainingError(
+                f"{self.name}: validation gave {value} after epoch {epoch}",
+                expected="a finite number",
+                fix="lower lr or set clip_norm; the last checkpoint is untouched",
+            )
         if value < self.best_value or self.result.best_epoch < 0:
             self.best_value, self.result.best_epoch = value, epoch
             if self.options.select == "best":
@@ -329,7 +390,7 @@ class _Fit:
 
     def _stop_early(self, epoch: int) -> bool:
         patience = self.options.patience
-        return patience is not None and self.validate is not None and epoch - self.result.best_epoch > patience
+        return patience is not None and epoch - self.result.best_epoch > patience
 
     def _save(self, position: tuple[int, int]) -> None:
         if self.checkpoint is None or not self.accelerator.is_main_process:
@@ -345,10 +406,13 @@ class _Fit:
                 "epoch_sums": self.epoch_sums,
                 "steps": self.result.steps,
                 "history": self.result.history,
+                "memory": self.memory.state_dict() if self.memory is not None else None,
             }
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
+        if self.memory is not None:
+            self.memory.load_state_dict(state["memory"])
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:

@@ -46,9 +46,12 @@ class PairedPlan:
         rounds = -(-len(forget) // len(self.retain))
         retain = np.concatenate([draw.permutation(self.retain) for _ in range(rounds)])[: len(forget)]
         return [
-            {"forget": tuple(forget[i : i + self.batch_size].tolist()), "retain": tuple(retain[i : i + self.batch_size].tolist())}
+            {
+                "forget": tuple(forget[i : i + self.batch_size].tolist()),
+                "retain": tuple(retain[i : i + self.batch_size].tolist()),
+            }
             for i in range(0, len(forget), self.batch_size)
-        ]  # fmt: skip
+        ]
 
     def load(self, step: Step, epoch: int) -> dict[str, Batch]:
         """``forget``, ``retain`` and, with noise, ``forget_noisy``."""
