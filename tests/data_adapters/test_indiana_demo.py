@@ -84,6 +84,17 @@ def test_records_and_what_is_skipped(source):
     assert dataset.modality_kinds == {"image": "image", "text": "text"}
 
 
+def test_at_most_so_many_of_one_class_are_kept_and_the_rest_is_counted(source):
+    whole = IndianaDemo(**options(source, n_train=20, n_validation=6, n_test=100)).load()
+    limited = IndianaDemo(**options(source, n_train=8, n_validation=4, n_test=100, max_per_class=5)).load()
+    classes = [record.label for record in limited]
+    assert all(classes.count(i) == 5 for i in range(4))
+    assert limited.skipped.counts["more than max_per_class of one class"] == len(whole) - 20
+    assert {r.sample_id for r in limited} < {r.sample_id for r in whole}
+    with pytest.raises(ConfigError, match="max_per_class"):
+        IndianaDemo(max_per_class=0)
+
+
 def test_notes_say_what_every_report_must_show(source):
     dataset = IndianaDemo(**options(source)).load()
     notes = " | ".join(dataset.notes)
