@@ -9,7 +9,7 @@ Sections of a config file (``forgetmi init DIR`` writes a commented one)::
     training:    epochs, batch_size, lr, ... (forgetmi.training.options.FitOptions): the original's recipe
     unlearning:  method: NAME, its options
     audit:       retrains, workers, and forgetmi.audit.options.AuditOptions
-    run:         folder, seed, device, precision, num_workers, threads, key_file, limit
+    run:         folder, seed, device, precision, num_workers, threads, cache, key_file, limit
     case:        what the report quotes: reference, model_purpose, legal_basis, release
 
 Paths are relative to the file; those of an override to the shell's folder.
@@ -107,6 +107,7 @@ class RunConfig(_Section):
         precision: of the forward passes while training.
         num_workers: processes that load batches; 0 loads in the training process.
         threads: of the CPU's arithmetic; ``None`` leaves it to torch. Small models are faster with 1.
+        cache: whether prepared examples are kept in memory; ``None`` does so up to 2 GiB.
         key_file: the site's key, from which patients' pseudonyms are made.
         limit: at most so many records of each split, for a quick try; the request's patients always stay.
     """
@@ -117,6 +118,7 @@ class RunConfig(_Section):
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     num_workers: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=1)] | None = None
+    cache: bool | None = None
     key_file: Annotated[Path, Field(strict=False)] = Path("~/.config/forgetmi/site.key")
     limit: Annotated[int, Field(ge=1)] | None = None
 

@@ -155,3 +155,15 @@ INPUTS = Registry(
         "tokens": "forgetmi.inputs:TokensInput",
     },
 )
+
+
+def training_noise(modality: Modality, values: Sequence[Any]) -> Modality:
+    """A stored modality with the noise words of this training split; they are not stored with a model."""
+    from forgetmi.modalities import vocabulary
+    from forgetmi.modalities.text import TextModality
+    from forgetmi.modalities.text_noise import TextNoise
+
+    if not isinstance(modality, TextModality):
+        return modality
+    noise = TextNoise(keywords=vocabulary.extract_keywords(values), synonyms=vocabulary.extract_synonyms(values))
+    return TextModality(modality.tokenizer, modality.max_length, pad_token=modality.pad_token, noise=noise)

@@ -9,9 +9,8 @@ from torch import nn
 
 from forgetmi.errors import MethodError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
-from forgetmi.training.plans import ShuffledPlan
+from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.seeds import derive_seed
-from forgetmi.training.trainer import task_objective
 
 
 @dataclass(frozen=True)
@@ -31,13 +30,16 @@ class Retrain:
         if job.fresh_model is None or job.recipe is None:
             raise MethodError("retrain needs fresh_model and recipe")
         model = job.fresh_model(derive_seed(job.seed, "retrain", "weights"))
-        plan = ShuffledPlan(
-            job.loader,
-            job.partition.retain,
-            batch_size=job.recipe.batch_size,
-            seed=derive_seed(job.seed, "retrain", "order"),
-        )
-        job.trainer.fit(
-            model, plan, task_objective(job.task, "records"), job.recipe, seed=job.seed, name=f"retrain-{job.seed}"
+        train_by_recipe(
+            model,
+            task=job.task,
+            loader=job.loader,
+            train=job.partition.retain,
+            validation=job.partition.validation,
+            recipe=job.recipe,
+            trainer=job.trainer,
+            order_seed=derive_seed(job.seed, "retrain", "order"),
+            seed=job.seed,
+            name=f"retrain-{job.seed}",
         )
         return model.train(job.model.training)

@@ -22,7 +22,7 @@ class RunLog:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.touch(mode=0o600)
 
-    def event(self, kind: str, **fields: Any) -> None:
+    def event(self, kind: str, /, **fields: Any) -> None:
         """Record that something happened. Values must be JSON-able; tensors and ids do not belong here."""
         entry = {"time": round(time.time(), 3), "event": kind, **fields}
         self.events.append(entry)

@@ -1,0 +1,117 @@
+"""``run.json``: what a run was asked, what it did, on which data, with what."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from forgetmi.audit.schema import validate_document
+from forgetmi.runs.folder import Done, RunFolder
+from forgetmi.runs.prepare import Prepared
+from forgetmi.runs.redact import redacted_given, resolved, without_folders, without_ids
+
+_PACKAGES = (
+    "accelerate",
+    "numpy",
+    "pandas",
+    "safetensors",
+    "scikit-learn",
+    "timm",
+    "tokenizers",
+    "torch",
+    "torchvision",
+    "transformers",
+)
+
+
+def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -> dict[str, Any]:
+    """The document of schema ``forgetmi.run/1``, checked against it.
+
+    Args:
+        prepared: the data and the request.
+        folder: with the stages that are done.
+        models: names of the models: original, unlearned, retrained ones.
+
+    Raises:
+        AuditError: it does not fit its schema.
+    """
+    config, request, dataset = prepared.config, prepared.request, prepared.dataset
+    stages = {name: done for name in (*models, "audit") if (done := folder.done(name)) is not None}
+    settings = resolved(config, prepared.pseudonym)
+    document = {
+        "name": folder.path.name,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "seed": config.run.seed,
+        "environment": _environment(config.run.device),
+        "config_given": redacted_given(config),
+        "config_resolved": without_folders(without_ids(settings)),
+        "request": {
+            "level": request.level,
+            "source_kind": prepared.request_kind,
+            "n_ids": len(request.ids),
+            "digest": prepared.request_digest,
+            "id_level": None if request.id_level == request.level else request.id_level,
+            "modalities": None if request.modalities is None else list(request.modalities),
+            "duplicates": request.duplicates,
+        },
+        "data": {
+            "name": dataset.name,
+            "fingerprint": prepared.data_digest,
+            "counts": prepared.partition.counts(),
+            "notes": list(dataset.notes),
+            "license_note": dataset.license_note or None,
+            "skipped": dict(dataset.skipped.counts),
+            "leftovers": dict(prepared.partition.leftovers),
+            "excluded": len(prepared.partition.excluded),
+        },
+        "models": {
+            "original": _model("original", stages["original"]),
+            "unlearned": _model("unlearned", stages["unlearned"]) if "unlearned" in stages else None,
+            "retrained": [_model(name, stages[name]) for name in models if name.startswith("retrained-")],
+        },
+        "method": {
+            "name": config.method.name,
+            "paper": config.method.paper,
+            "summary": (type(config.method).__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ") or None,
+            "options": without_folders({k: v for k, v in settings["unlearning"].items() if k != "method"}),
+        },
+        "stages": [
+            {"name": name, "seconds": done.seconds, "peak_memory_mb": done.peak_memory_mb}
+            for name, done in stages.items()
+            if done.facts.get("made_here", True)
+        ],
+        "key_fingerprint": hashlib.sha256(b"forgetmi site key" + prepared.key).hexdigest()[:12],
+        "case": config.case.model_dump(),
+    }
+    return validate_document(document, "run")
+
+
+def _model(name: str, done: Done) -> dict[str, Any]:
+    made_here = done.facts["made_here"]
+    return {
+        "weights_sha256": done.facts["weights_sha256"],
+        "seconds": done.seconds if made_here else None,
+        "path": f"models/{name}",
+        "seed": done.facts["seed"] if made_here else None,
+        "n_parameters": done.facts["n_parameters"],
+        "peak_memory_mb": done.peak_memory_mb if made_here else None,
+    }
+
+
+def _environment(device: str) -> dict[str, Any]:
+    import torch
+
+    import forgetmi
+
+    used = "cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"
+    return {
+        "forgetmi": forgetmi.__version__,
+        "python": platform.python_version(),
+        "platform": f"{platform.system()} {platform.machine()}",
+        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "device": f"cuda: {torch.cuda.get_device_name()}" if used == "cuda" else "cpu",
+    }

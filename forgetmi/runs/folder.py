@@ -1,0 +1,190 @@
+"""The folder of a run: what stands where, which stages are done, and when it may be written to."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from forgetmi.errors import ConfigError, ForgetMIError
+from forgetmi.files import write_json, write_text
+from forgetmi.runs.redact import result_settings
+from forgetmi.training.runlog import RunLog
+
+logger = logging.getLogger("forgetmi")
+
+_HEADER = """\
+# Every setting of this run, defaults too, written by forgetmi. Ids of the request stand here as keyed hashes, from
+# which the site's key finds them again: this file can be given as --config.
+"""
+_OURS = ("config.yaml", "log.jsonl", "run.json", "evidence.json", "report.html", "model_card.md")
+_OUR_FOLDERS = ("models", "checkpoints", "stages")
+
+
+@dataclass(frozen=True)
+class Done:
+    """What is known of a finished stage.
+
+    Attributes:
+        fingerprint: what it depended on.
+        seconds, peak_memory_mb: what it cost.
+        facts: JSON-able, say the hash of the weights that it wrote.
+    """
+
+    fingerprint: str
+    seconds: float
+    peak_memory_mb: float | None
+    facts: Mapping[str, Any]
+
+
+class RunFolder:
+    """``run.json``, ``evidence.json``, ``report.html``, ``model_card.md``, ``config.yaml``, ``log.jsonl``,
+    ``models/{original,unlearned,retrained-0,...}``, ``checkpoints/`` while a stage runs, and ``stages/``, one marker a
+    finished stage. Everything is readable by its owner only.
+
+    Args:
+        path: the folder; :meth:`open` makes it.
+        resume: unfinished stages go on from their checkpoints.
+        progress: show bars or lines.
+    """
+
+    def __init__(self, path: Path, *, resume: bool = False, progress: bool = True) -> None:
+        self.path, self.resume, self.progress = path, resume, progress
+        self.log = RunLog(path / "log.jsonl" if path.is_dir() else None)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        settings: Mapping[str, Any],
+        *,
+        resume: bool = False,
+        overwrite: bool = False,
+        progress: bool = True,
+    ) -> RunFolder:
+        """Make the folder, or take up the run that it holds.
+
+        A run of the same settings is taken up: its finished stages are kept. A run of other settings is refused, unless
+        it is to be resumed (stages that depend on what changed are made again) or overwritten (all of it goes).
+
+        Args:
+            path: the folder.
+            settings: from :func:`forgetmi.runs.redact.resolved`.
+            resume, overwrite: see above.
+            progress: show bars or lines.
+
+        Raises:
+            ConfigError: the folder holds another run, or something that is no run.
+            ForgetMIError: it cannot be written.
+        """
+        config = path / "config.yaml"
+        if path.is_dir() and any(path.iterdir()) and not config.is_file():
+            raise ConfigError(
+                ["run.folder: the folder is not empty and holds no run"],
+                where=str(path),
+                fix="choose another folder: nothing of others' is written over",
+            )
+        if config.is_file() and overwrite:
+            _remove_run(path)
+        if config.is_file() and not resume:
+            changed = _changes(result_settings(_read(config)), result_settings(settings))
+            if changed:
+                raise ConfigError(
+                    [f"run.folder: it holds a run with other settings: {', '.join(changed[:8])}"],
+                    where=str(path),
+                    fix="choose another run.folder, or add --resume (redo what depends on them) or --overwrite",
+                )
+        try:
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        except OSError as error:
+            raise ForgetMIError(
+                f"the run folder cannot be made: {error.strerror}", where=str(path), fix="choose another run.folder"
+            ) from error
+        write_text(config, _HEADER + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
+        return cls(path, resume=resume, progress=progress)
+
+    def model(self, name: str) -> Path:
+        """The folder of a model: ``original``, ``unlearned``, ``retrained-0`` and so on."""
+        return self.path / "models" / name
+
+    def done(self, stage: str) -> Done | None:
+        """What is known of a stage; ``None`` where it is not finished."""
+        try:
+            return Done(**json.loads((self.path / "stages" / f"{stage}.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            return None  # a marker that cannot be read is no marker: the stage is made again
+
+    def is_done(self, stage: str, fingerprint: str) -> bool:
+        """Whether a stage is finished and depended on the same."""
+        found = self.done(stage)
+        return found is not None and found.fingerprint == fingerprint
+
+    def finish(self, stage: str, done: Done) -> None:
+        """Mark a stage as finished; its checkpoints go."""
+        (self.path / "stages").mkdir(mode=0o700, exist_ok=True)
+        write_json(self.path / "stages" / f"{stage}.json", vars(done))
+        shutil.rmtree(self.path / "checkpoints" / stage, ignore_errors=True)
+        _remove_empty(self.path / "checkpoints")
+        self.log.event("stage_finished", stage=stage, seconds=done.seconds, peak_memory_mb=done.peak_memory_mb)
+
+    def checkpoints(self, stage: str, fingerprint: str) -> Path:
+        """A folder for a stage's checkpoints; those of the same stage with other settings are removed."""
+        folder = self.path / "checkpoints" / stage
+        marker = folder / "fingerprint"
+        if not (self.resume and marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint):
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700, parents=True)
+            write_text(marker, fingerprint)
+        return folder
+
+
+def private_files() -> None:
+    """From here on, what this process writes can be read by its owner only."""
+    os.umask(0o077)
+
+
+def fingerprint(*parts: Any) -> str:
+    """A hash of JSON-able values."""
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, allow_nan=False).encode()).hexdigest()
+
+
+def _read(config: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise ConfigError(
+            [f"the run's own {config.name} cannot be read"], where=str(config), fix="add --overwrite to begin anew"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def _changes(old: Any, new: Any, key: str = "") -> list[str]:
+    """Dotted keys in which two settings differ."""
+    if isinstance(old, Mapping) and isinstance(new, Mapping):
+        return [
+            change
+            for name in sorted({*old, *new})
+            for change in _changes(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        ]
+    return [] if old == new else [key]
+
+
+def _remove_run(path: Path) -> None:
+    """What a run writes, and nothing else that may lie there."""
+    for name in _OURS:
+        (path / name).unlink(missing_ok=True)
+    for name in _OUR_FOLDERS:
+        shutil.rmtree(path / name, ignore_errors=True)
+
+
+def _remove_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

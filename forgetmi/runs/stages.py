@@ -1,0 +1,327 @@
+"""The stages of a run: original, unlearned, retrained, audit, report. Each is skipped where it is done already."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from forgetmi.errors import AuditError, ConfigError, ModelError
+from forgetmi.files import write_json, write_text
+from forgetmi.methods.base import UnlearningJob
+from forgetmi.methods.retrain import Retrain
+from forgetmi.models.persistence import load_model, save_model
+from forgetmi.partition import PARTS
+from forgetmi.runs.folder import Done, RunFolder, fingerprint
+from forgetmi.runs.measure import measured
+from forgetmi.runs.prepare import Prepared
+from forgetmi.runs.redact import resolved, result_settings
+from forgetmi.training.recipe import train_by_recipe
+from forgetmi.training.reference import Reference
+from forgetmi.training.scoring import collect_signals
+from forgetmi.training.seeds import derive_seed
+from forgetmi.training.trainer import Trainer
+
+logger = logging.getLogger("forgetmi")
+
+_VERSION = 1  # raised when a stage comes to do something else with the same settings
+
+
+def train_original(prepared: Prepared, folder: RunFolder) -> Done:
+    """The model that knows everybody: trained on the whole train split, or given with its weights."""
+    given = prepared.given_model()
+    seed = prepared.config.run.seed
+
+    def work(trainer: Trainer) -> nn.Module:
+        if given is not None:
+            return given
+        model = prepared.fresh_model(derive_seed(seed, "original", "weights"))
+        train_by_recipe(
+            model,
+            task=prepared.task,
+            loader=prepared.loader,
+            train=prepared.partition.train,
+            validation=prepared.partition.validation,
+            recipe=prepared.config.training,
+            trainer=trainer,
+            order_seed=derive_seed(seed, "original", "order"),
+            seed=derive_seed(seed, "original"),
+            name="original",
+        )
+        return model.eval()
+
+    return _stage(prepared, folder, "original", _base(prepared), seed, work, made_here=given is None)
+
+
+def unlearn(prepared: Prepared, folder: RunFolder) -> Done:
+    """The original, made to forget by the configured method."""
+    seed = prepared.config.run.seed
+    original = _facts(folder, "original")
+    depends = [*_base(prepared), *_asked(prepared), _settings(prepared)["unlearning"], original["weights_sha256"]]
+
+    def work(trainer: Trainer) -> nn.Module:
+        return prepared.config.method.unlearn(_job(prepared, folder, trainer, derive_seed(seed, "unlearned")))
+
+    return _stage(prepared, folder, "unlearned", depends, seed, work)
+
+
+def retrained_seed(prepared: Prepared, index: int) -> int:
+    """The seed of a retrained model."""
+    return derive_seed(prepared.config.run.seed, "retrained", index) % 2**32
+
+
+def retrain_one(prepared: Prepared, folder: RunFolder, index: int) -> Done:
+    """One model that never saw the forget set, trained by the original's recipe with a seed of its own."""
+    seed = retrained_seed(prepared, index)
+
+    def work(trainer: Trainer) -> nn.Module:
+        return Retrain().unlearn(_job(prepared, folder, trainer, seed))
+
+    return _stage(prepared, folder, f"retrained-{index}", retrained_depends(prepared, index), seed, work)
+
+
+def retrained_depends(prepared: Prepared, index: int) -> list[Any]:
+    """What a retrained model depends on."""
+    return [*_base(prepared), *_asked(prepared), index]
+
+
+def retrain_all(prepared: Prepared, folder: RunFolder) -> list[Done]:
+    """The retrained models, side by side in ``audit.workers`` processes."""
+    from forgetmi.runs.worker import retrain_in_processes
+
+    config = prepared.config
+    missing = [
+        index
+        for index in range(config.retrains)
+        if not folder.is_done(f"retrained-{index}", fingerprint(*retrained_depends(prepared, index)))
+    ]
+    workers = min(config.workers, len(missing))
+    if workers > 1:
+        retrain_in_processes(config, folder, missing, workers)
+    return [retrain_one(prepared, folder, index) for index in range(config.retrains)]
+
+
+def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
+    """Score the models, attack them, judge: writes ``evidence.json`` and ``run.json``; returns the evidence.
+
+    Args:
+        prepared: the data.
+        folder: holds the models.
+        again: also where it was done already.
+
+    Raises:
+        AuditError: the audit cannot be made as asked.
+        ModelError: a model is not there, or broken.
+    """
+    import json
+
+    from forgetmi.audit.evidence import build_evidence
+    from forgetmi.audit.scores import AuditContext
+    from forgetmi.runs.documents import run_document
+
+    config = prepared.config
+    names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
+    hashes = [_facts(folder, name)["weights_sha256"] for name in names]
+    mark = fingerprint(_VERSION, *_base(prepared), *_asked(prepared), _settings(prepared)["audit"], hashes)
+    evidence_file = folder.path / "evidence.json"
+    if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
+        if config.task.name != "classification":
+            raise AuditError(f"this audit is for classifiers, not for the task {config.task.name!r}")
+        trainer = _trainer(prepared, folder, None)
+        context = AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)  # type: ignore[attr-defined]
+        with measured(trainer.device) as cost:
+            scores = [_scores(prepared, folder, name, trainer.device) for name in names]
+            logger.info("attacking and comparing %d models", len(names))
+            evidence = build_evidence(
+                scores[0], scores[1], scores[2:], _parts(prepared), context, config.audit, config.run.seed
+            )
+        write_json(evidence_file, evidence)
+        folder.finish("audit", Done(mark, cost.seconds, cost.peak_memory_mb, {}))
+    else:
+        logger.info("audit: done already, kept")
+        evidence = json.loads(evidence_file.read_text(encoding="utf-8"))
+    write_json(folder.path / "run.json", run_document(prepared, folder, names))
+    return evidence
+
+
+def report(path: Path) -> Path:
+    """Write ``report.html`` and ``model_card.md`` from the two documents of a run folder; the report's path.
+
+    Raises:
+        AuditError: a document is missing or not valid.
+    """
+    import json
+
+    from forgetmi.audit.report import render_model_card, render_report
+
+    documents = []
+    for name in ("run.json", "evidence.json"):
+        try:
+            documents.append(json.loads((path / name).read_text(encoding="utf-8")))
+        except (OSError, ValueError) as error:
+            raise AuditError(
+                f"{name} is missing or cannot be read", where=str(path), fix="forgetmi audit --run makes it"
+            ) from error
+    write_text(path / "model_card.md", render_model_card(*documents))
+    write_text(path / "report.html", render_report(*documents))
+    return path / "report.html"
+
+
+def _stage(
+    prepared: Prepared,
+    folder: RunFolder,
+    name: str,
+    depends: list[Any],
+    seed: int,
+    work: Callable[[Trainer], nn.Module],
+    *,
+    made_here: bool = True,
+) -> Done:
+    """Do a stage unless it is done; its model is stored before it is marked as done."""
+    mark = fingerprint(*depends)
+    done = folder.done(name)
+    if done is not None and done.fingerprint == mark and folder.model(name).is_dir():
+        logger.info("%s: done already, kept", name)
+        return done
+    trainer = _trainer(prepared, folder, folder.checkpoints(name, mark))
+    logger.info("%s: started", name)
+    folder.log.event("stage_started", stage=name)
+    with measured(trainer.device) as cost:
+        model = work(trainer)
+    digest = save_model(
+        model,
+        folder.model(name),
+        modalities=prepared.modalities,
+        task_config={"name": prepared.task.name, **vars(prepared.task)},
+        extra={"role": name.split("-")[0]},
+    )
+    facts = {
+        "weights_sha256": digest,
+        "seed": seed,
+        "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "made_here": made_here,
+    }
+    done = Done(mark, cost.seconds, cost.peak_memory_mb, facts)
+    folder.finish(name, done)
+    logger.info("%s: done in %.1f s", name, cost.seconds)
+    return done
+
+
+def _trainer(prepared: Prepared, folder: RunFolder, checkpoints: Path | None) -> Trainer:
+    run = prepared.config.run
+    if run.device == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(["run.device: cuda was asked for, and torch sees no CUDA device"], fix="use device: auto")
+    return Trainer(
+        device=None if run.device == "auto" else run.device,
+        precision="no" if run.precision == "fp32" else run.precision,
+        checkpoint_dir=checkpoints,
+        resume=folder.resume,
+        log=folder.log,
+        num_workers=run.num_workers,
+        progress=folder.progress,
+    )
+
+
+def _job(prepared: Prepared, folder: RunFolder, trainer: Trainer, seed: int) -> UnlearningJob:
+    original = load_model(folder.model("original")).model.to(trainer.device)
+    return UnlearningJob(
+        model=original,
+        partition=prepared.partition,
+        task=prepared.task,
+        loader=prepared.loader,
+        trainer=trainer,
+        seed=seed,
+        reference=Reference(original, prepared.task, trainer.device, folder.log),
+        fresh_model=prepared.fresh_model,
+        recipe=prepared.config.training,
+    )
+
+
+def _settings(prepared: Prepared) -> dict[str, Any]:
+    return result_settings(resolved(prepared.config, prepared.pseudonym))
+
+
+def _base(prepared: Prepared) -> list[Any]:
+    """What every model depends on."""
+    settings = _settings(prepared)
+    given = None if prepared.given is None else prepared.given.config["weights_sha256"]
+    run = {key: settings["run"].get(key) for key in ("seed", "precision", "limit")}
+    parts = [settings[name] for name in ("data", "task", "model", "training")]
+    return [_VERSION, *parts, run, prepared.data_digest, given]
+
+
+def _asked(prepared: Prepared) -> list[Any]:
+    return [prepared.request_digest, prepared.config.request.remaining]
+
+
+def _facts(folder: RunFolder, stage: str) -> dict[str, Any]:
+    done = folder.done(stage)
+    if done is None:
+        raise ModelError(
+            f"the run has no {stage} model yet",
+            where=str(folder.path),
+            fix="forgetmi run --config ... makes all that is missing",
+        )
+    return dict(done.facts)
+
+
+def _scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.device) -> Any:
+    from forgetmi.audit.scores import ModelScores
+
+    loaded = load_model(folder.model(name))
+    done = folder.done(name)
+    assert done is not None  # _facts has been here
+    if loaded.config["weights_sha256"] != done.facts["weights_sha256"]:
+        raise ModelError(
+            f"the stored {name} model is not the one that this run made: its weights differ",
+            where=str(folder.model(name)),
+            fix="run the stage again",
+        )
+    model = loaded.model.to(device)
+    # Forget records are scored as the request sees them: with the named modalities only, at level modality.
+    forget = prepared.loader.restricted_to(prepared.partition.forget_records())
+    loaders = {
+        part: forget if part == "forget" and prepared.partition.modalities else prepared.loader for part in PARTS
+    }
+    parts = {
+        part: collect_signals(
+            model,
+            prepared.task,
+            loaders[part],
+            prepared.partition.indices(part),
+            batch_size=max(prepared.config.training.batch_size, 32),
+            device=device,
+        )
+        for part in PARTS
+    }
+    role, _, index = name.partition("-")
+    made_here = bool(done.facts.get("made_here", True))
+    return ModelScores(
+        role=role,  # type: ignore[arg-type]
+        parts=parts,
+        weights_sha256=done.facts["weights_sha256"],
+        index=int(index or 0),
+        seconds=done.seconds if made_here else None,
+        peak_memory_mb=done.peak_memory_mb if made_here else None,
+    )
+
+
+def _parts(prepared: Prepared) -> dict[str, Any]:
+    from forgetmi.audit.scores import PartInfo
+
+    dataset = prepared.dataset
+    # Numbered by their pseudonyms, so that not even the order of the ids shows.
+    codes = {patient: code for code, patient in enumerate(sorted(dataset.patients(), key=prepared.pseudonym))}
+    found = {}
+    for part in PARTS:
+        records = [dataset[i] for i in prepared.partition.indices(part)]
+        labels = np.array(
+            [[np.nan if v is None else v for v in r.label] if isinstance(r.label, tuple) else r.label for r in records]
+        )
+        found[part] = PartInfo(labels, np.array([codes[r.patient_id] for r in records], dtype=np.int64))
+    return found
