@@ -49,9 +49,10 @@ class Values:
         """
         document, _, pointer = key.partition(":")
         value: Any = self._documents[document]
-        for step in pointer.strip("/").split("/"):
+        for step in pointer.removeprefix("/").split("/"):
+            name = step.replace("~1", "/").replace("~0", "~")
             try:
-                value = value[int(step)] if isinstance(value, list) else value[step]
+                value = value[int(name)] if isinstance(value, list) else value[name]
             except (KeyError, IndexError, ValueError, TypeError) as error:
                 raise AuditError(f"{document}.json holds nothing under {pointer}") from error
         return value
@@ -69,6 +70,11 @@ class Values:
         if self.at(f"{key}/low") is None:
             return "no interval"
         return Markup("{} to {}").format(self.show(f"{key}/low", form), self.show(f"{key}/high", form))
+
+
+def step(name: str) -> str:
+    """A key as a step of a JSON pointer (RFC 6901)."""
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def written(value: Any, form: str) -> str:
@@ -219,4 +225,5 @@ def _template(name: str) -> Any:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["step"] = step
     return environment.get_template(name)

@@ -250,7 +250,11 @@ def _doubts(
             f"Nothing could have been detected: already the original's {headline.label} of "
             f"{original.value:.3f} ({_interval(original)}) is not above the retrained models ({_range(scope)})."
         )
-    elif candidate.interval.high is not None and candidate.interval.high >= original.value:
+    elif (
+        headline.position(candidate) == "inside"
+        and candidate.interval.high is not None
+        and candidate.interval.high >= original.value
+    ):
         doubts.append(
             f"Too imprecise to tell: the interval of the {headline.label} ({_interval(candidate)}) reaches "
             f"the retrained models ({_range(scope)}) and also the original's {original.value:.3f}."

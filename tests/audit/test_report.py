@@ -1,0 +1,191 @@
+"""The report is a view: everything in it stands in the documents, and nothing leaves the file."""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from forgetmi.audit.evidence import build_evidence
+from forgetmi.audit.report import Values, render_model_card, render_report, render_summary, written
+from forgetmi.audit.scores import PartInfo
+from forgetmi.errors import AuditError
+from tests.audit.conftest import QUICK
+from tests.audit.synthetic import World, run_document
+
+VOID = {"meta", "link", "br", "hr", "img", "input", "path", "use", "rect", "line", "circle", "stop", "stylesheet"}
+
+
+class Page(HTMLParser):
+    """Collects keys with their text, links, ids, and checks that elements close."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.keys, self.links, self.ids, self._open, self._texts = {}, [], [], [], []
+        self.feed(text)
+        assert self._open == [], f"not closed: {self._open}"
+
+    def handle_starttag(self, tag, attrs):
+        given = dict(attrs)
+        self.links += [v for k, v in attrs if k in ("href", "src", "srcset", "action", "data", "xlink:href")]
+        if "id" in given:
+            self.ids.append(given["id"])
+        if tag not in VOID:
+            self._open.append((tag, given.get("data-key")))
+            self._texts.append("")
+
+    def handle_startendtag(self, tag, attrs):
+        self.links += [v for k, v in attrs if k in ("href", "src", "xlink:href")]
+        self.ids += [v for k, v in attrs if k == "id"]
+
+    def handle_endtag(self, tag):
+        if tag in VOID:
+            return
+        opened, key = self._open.pop()
+        assert opened == tag, f"{opened} closed by {tag}"
+        text = self._texts.pop()
+        if key:
+            self.keys.setdefault(key, []).append(text)
+        if self._texts:
+            self._texts[-1] += text
+
+    def handle_data(self, data):
+        if self._texts:
+            self._texts[-1] += data
+
+
+@pytest.fixture(scope="module")
+def html(evidence):
+    return render_report(run_document(evidence), evidence)
+
+
+@pytest.fixture(scope="module")
+def page(html):
+    return Page(html)
+
+
+def test_the_page_is_one_file_without_network(html, page):
+    assert all(link.startswith("#") for link in page.links), page.links
+    assert not re.search(r"https?://", html)
+    assert not re.search(r"@import|<script|<iframe|url\((?!#)", html)
+    assert len(page.ids) == len(set(page.ids))
+
+
+def test_every_key_on_the_page_leads_into_a_document_and_shows_its_value(evidence, page):
+    values = Values(run_document(evidence), evidence, html=True)
+    assert len(page.keys) > 300
+    for key, texts in page.keys.items():
+        value = values.at(key)
+        if isinstance(value, float):
+            forms = {
+                written(value, f) for f in ("number", "share", "seconds", "signed", "points", "deviations", "text")
+            }
+            assert all(text in forms for text in texts), (key, texts)
+        elif isinstance(value, int):
+            assert all(text == written(value, "count") or text == str(value) for text in texts), (key, texts)
+
+
+def test_verdict_comes_first_then_people(html, page, evidence):
+    assert html.index("PASS") < html.index("What was asked") < html.index("The figures of the rule")
+    assert page.keys["evidence:/people/patients"][0] == "30"
+    assert page.keys["evidence:/people/original/found"] == [str(evidence["people"]["original"]["found"])]
+
+
+def test_what_must_be_said_is_said(html):
+    assert "not proof of erasure or of anonymity" in html
+    assert "they are not X-rays" in html
+    assert html.index("they are not X-rays") < html.index("What was asked")
+    assert "compliant" not in html.lower()
+    assert "<dt>Over-forgotten</dt>" in html
+
+
+@pytest.mark.parametrize(
+    ("change", "word"), [({"forget_memory": 2.5}, "FAIL"), ({"forget_memory": -2.0}, "FAIL")], ids=["kept", "over"]
+)
+def test_a_failed_audit_names_the_direction(audit, world, change, word):
+    evidence = audit(world.model("unlearned", seed=2, **change))
+    text = render_report(run_document(evidence), evidence)
+    direction = "▲ above: still remembered" if change["forget_memory"] > 0 else "▼ below: over-forgotten"
+    assert word in text
+    assert direction in text
+    assert Page(text)
+
+
+def test_an_inconclusive_audit_of_one_patient_can_be_rendered(audit):
+    small = World(sizes={"forget": 1, "retain": 60, "validation": 20, "test": 80})
+    evidence = audit(world=small)
+    text = render_report(run_document(evidence), evidence)
+    assert "INCONCLUSIVE" in text
+    assert "cannot be judged" in text
+    assert "None" not in re.sub(r"<svg.*?</svg>", "", text, flags=re.DOTALL)
+
+
+def test_user_text_is_escaped(evidence):
+    run = run_document(evidence, name="<script>alert(1)</script>")
+    run["data"]["notes"] = ['<img src="http://evil">']
+    text = render_report(run, evidence)
+    assert "<script>" not in text
+    assert "<img" not in text
+
+
+def test_keys_with_slashes_are_found(evidence):
+    run = run_document(evidence)
+    run["data"]["skipped"] = {"image/report ~ missing": 7}
+    page = Page(render_report(run, evidence))
+    assert page.keys["run:/data/skipped/image~1report ~0 missing"] == ["7"]
+
+
+def test_rendering_twice_gives_the_same_page(evidence, html):
+    assert render_report(run_document(evidence), evidence) == html
+
+
+def test_documents_of_different_models_are_refused(evidence):
+    run = run_document(evidence)
+    run["models"]["unlearned"] = {**run["models"]["unlearned"], "weights_sha256": "0" * 64}
+    with pytest.raises(AuditError, match="not of the same models"):
+        render_report(run, evidence)
+
+
+def test_a_document_that_is_not_valid_is_refused_with_every_problem(evidence):
+    run = run_document(evidence, patient_ids=["p-0001"], seed="seven")
+    with pytest.raises(AuditError) as caught:
+        render_report(run, evidence)
+    assert "patient_ids" in str(caught.value)
+    assert "seed" in str(caught.value)
+    assert "p-0001" not in str(caught.value)
+    broken = copy.deepcopy(evidence)
+    broken["people"]["original"]["share"] = float("nan")
+    with pytest.raises(AuditError, match="finite"):
+        render_summary(broken)
+
+
+def test_model_card_and_console_table_tell_the_same(evidence):
+    card = render_model_card(run_document(evidence), evidence)
+    assert "verdict: pass" in card
+    assert "not proof of erasure" in card
+    assert "compliant" not in card.lower()
+    console = Console(record=True, width=160, file=io.StringIO())
+    console.print(render_summary(evidence))
+    table = console.export_text()
+    for criterion in evidence["criteria"].values():
+        own = criterion["unlearned"]
+        shown = f"{own['value']:.3f} ({own['low']:.3f} to {own['high']:.3f})"
+        assert shown in table
+        assert shown in card
+
+
+def test_no_code_of_a_patient_reaches_a_document():
+    """Patient codes that cannot be there by chance are nowhere in what is written."""
+    world = World(sizes={"forget": 12, "retain": 40, "validation": 20, "test": 60})
+    for name, info in world.parts.items():
+        world.parts[name] = PartInfo(info.labels, np.asarray(info.patients) + 7_770_000_000)
+    evidence = build_evidence(*world.trio(2), world.parts, world.context, QUICK, 1)
+    run = run_document(evidence)
+    for text in (json.dumps(evidence), render_report(run, evidence), render_model_card(run, evidence)):
+        assert "77700000" not in text

@@ -1,0 +1,196 @@
+"""The rule on numbers, where every answer can be worked out by hand."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from forgetmi.audit.options import AuditOptions
+from forgetmi.audit.verdict import Criterion, Reading, as_candidate, judge
+from forgetmi.errors import AuditError, ConfigError
+from forgetmi.metrics.intervals import Interval
+
+OPTIONS = AuditOptions()
+
+
+def reading(value, half=0.1, level=0.95):
+    return Reading(value, Interval(value - half, value + half, level, "by hand", 30))
+
+
+def unknown():
+    return Reading(None, Interval.none("one patient on one side", n_patients=1))
+
+
+def criterion(key, kind, original, candidate, retrained, half=0.1, headline=False):
+    group = tuple(reading(v, half) for v in retrained)
+    return Criterion(key, key, kind, reading(original, half), reading(candidate, half), group, headline)
+
+
+def figures(auc=0.52, accuracy=0.86, ce=0.5, test=0.93, original=0.70, entropy=0.5, half=0.1):
+    """All criteria of a model; retrained: AUC .50-.54, accuracy .85-.87, CE .45-.60, test AUC .92-.94."""
+    return [
+        criterion("loss_auc", "attack", original, auc, (0.50, 0.52, 0.54), half, headline=True),
+        criterion("entropy_auc", "attack", 0.65, entropy, (0.48, 0.50, 0.53), half),
+        criterion("forget_accuracy", "forget_accuracy", 1.0, accuracy, (0.85, 0.86, 0.87), 0.05),
+        criterion("forget_cross_entropy", "forget_cross_entropy", 0.01, ce, (0.45, 0.5, 0.6), 0.1),
+        criterion("test_auc", "test_auc", 0.935, test, (0.92, 0.93, 0.94), 0.01),
+    ]
+
+
+def verdict(criteria, n_forget=30, n_test=600, options=OPTIONS):
+    return judge(criteria, n_forget_patients=n_forget, n_test_patients=n_test, options=options)
+
+
+def meanings(criteria, **settings):
+    return {f.criterion: f.meaning for f in verdict(criteria, **settings).findings}
+
+
+def test_a_model_inside_on_every_figure_passes_with_the_numbers_as_reasons():
+    result = verdict(figures())
+    assert result.decision == "pass"
+    assert result.findings == ()
+    assert "0.700 (95 % interval 0.600 to 0.800)" in result.reasons[0]
+    assert set(result.positions.values()) == {"inside"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"auc": 0.65}, {"loss_auc": "remembered"}),
+        ({"auc": 0.39}, {"loss_auc": "over_forgotten"}),
+        ({"entropy": 0.64}, {"entropy_auc": "remembered"}),
+        ({"entropy": 0.37}, {"entropy_auc": "over_forgotten"}),
+        ({"accuracy": 0.93}, {"forget_accuracy": "remembered"}),
+        ({"accuracy": 0.79}, {"forget_accuracy": "over_forgotten"}),
+        ({"ce": 0.34}, {"forget_cross_entropy": "remembered"}),
+        ({"ce": 0.71}, {"forget_cross_entropy": "over_forgotten"}),
+        ({"test": 0.90}, {"test_auc": "utility_lost"}),
+    ],
+)
+def test_one_figure_outside_fails_and_is_named_with_its_direction(changes, expected):
+    result = verdict(figures(**changes))
+    assert result.decision == "fail"
+    assert {f.criterion: f.meaning for f in result.findings} == expected
+    assert len(result.reasons) == 1
+
+
+@pytest.mark.parametrize(("auc", "decision"), [(0.6399, "pass"), (0.6401, "fail"), (0.4001, "pass"), (0.3999, "fail")])
+def test_the_range_is_widened_by_the_own_interval_to_the_digit(auc, decision):
+    # own interval: +-0.1; retrained .50 to .54; the original is far enough away
+    assert verdict(figures(auc=auc, original=0.95)).decision == decision
+
+
+def test_the_untouched_original_fails_when_informative_and_is_inconclusive_when_not():
+    assert verdict(as_candidate(figures(), "original")).decision == "fail"
+    nothing_learned = [replace(c, original=c.retrained[1]) for c in figures(original=0.52)]
+    result = verdict(as_candidate(nothing_learned, "original"))
+    assert (result.decision, result.informative) == ("inconclusive", False)
+    assert "Nothing could have been detected" in result.reasons[0]
+
+
+@pytest.mark.parametrize(("original", "informative"), [(0.6399, False), (0.6401, True), (0.30, False)])
+def test_informative_means_above_the_retrained_range_by_the_own_interval(original, informative):
+    result = verdict(figures(original=original, half=0.1))
+    assert result.informative is informative
+    # at .6401 the candidate's interval .42 to .62 does not reach it
+    assert result.decision == ("pass" if informative else "inconclusive")
+
+
+def test_an_uninformative_audit_never_passes_whatever_the_candidate():
+    for auc in (0.42, 0.50, 0.54, 0.62):
+        assert verdict(figures(auc=auc, original=0.55)).decision != "pass"
+
+
+def test_what_is_seen_fails_even_where_remembering_could_not_have_been_seen():
+    result = verdict(figures(original=0.52, test=0.6, ce=8.0))
+    assert result.decision == "fail"
+    assert "could not be judged" in result.summary
+
+
+def test_an_interval_that_reaches_the_original_too_is_inconclusive():
+    result = verdict(figures(auc=0.61, original=0.70))
+    assert result.decision == "inconclusive"
+    assert "Too imprecise" in result.reasons[0]
+
+
+def test_held_out_retrained_models_pass():
+    criteria = figures()
+    assert [verdict(as_candidate(criteria, i)).decision for i in range(3)] == ["pass"] * 3
+    assert len(as_candidate(criteria, 0)[0].retrained) == 2
+
+
+def test_a_held_out_model_is_not_compared_with_itself():
+    lonely = [replace(c, retrained=(reading(0.9, 0.01), *c.retrained[1:])) if c.headline else c for c in figures()]
+    assert meanings(as_candidate(lonely, 0)) == {"loss_auc": "remembered"}
+
+
+@pytest.mark.parametrize(("n_forget", "n_test"), [(3, 600), (9, 600), (30, 9)])
+def test_too_few_patients_never_pass(n_forget, n_test):
+    result = verdict(figures(), n_forget=n_forget, n_test=n_test)
+    assert result.decision == "inconclusive"
+    assert "Audit too small" in result.reasons[0]
+
+
+def test_too_few_patients_still_fail_when_remembered():
+    assert verdict(as_candidate(figures(original=0.95), "original"), n_forget=3).decision == "fail"
+
+
+def test_a_figure_without_interval_is_not_judged_and_not_passed():
+    criteria = [replace(c, candidate=unknown()) if c.key == "forget_accuracy" else c for c in figures()]
+    result = verdict(criteria)
+    assert result.decision == "inconclusive"
+    assert "one patient on one side" in result.reasons[0]
+    without_original = [replace(c, original=unknown()) if c.headline else c for c in figures()]
+    assert verdict(without_original).decision == "inconclusive"
+
+
+def test_retrained_models_all_alike_leave_the_own_interval():
+    alike = [replace(c, retrained=(c.retrained[1],) * 3) for c in figures()]
+    assert verdict(alike).decision == "pass"
+    assert meanings([replace(c, candidate=reading(0.63)) if c.headline else c for c in alike]) == {
+        "loss_auc": "remembered"
+    }
+
+
+@pytest.mark.parametrize(
+    ("test", "retrained", "half", "decision"),
+    [
+        (0.916, (0.92, 0.94), 0.001, "pass"),  # 0.019 lower: tolerated, although below the range
+        (0.910, (0.90, 0.94), 0.001, "pass"),  # retraining costs as much
+        (0.910, (0.92, 0.94), 0.001, "fail"),
+        (0.910, (0.92, 0.94), 0.05, "inconclusive"),  # too few test patients to say
+        (0.99, (0.92, 0.94), 0.001, "pass"),  # more useful is no harm
+    ],
+)
+def test_usefulness_is_lost_below_the_margin_and_the_retrained_range(test, retrained, half, decision):
+    useful = criterion("test_auc", "test_auc", 0.935, test, retrained, half)
+    assert verdict([*figures()[:-1], useful]).decision == decision
+
+
+def test_the_limits_of_what_could_be_seen():
+    result = verdict(figures())
+    assert result.largest_unnoticed_auc == pytest.approx(0.54 + 0.1)
+    # (1.95996 + 0.84162) * sqrt(631 / (12 * 30 * 600)) = 0.15142
+    assert result.detectable_auc == pytest.approx(0.54 + 0.15142, abs=1e-4)
+    assert verdict(figures(), n_forget=3).detectable_auc is None
+
+
+def test_exactly_one_headline():
+    with pytest.raises(AuditError, match="one headline"):
+        verdict([replace(c, headline=False) for c in figures()])
+
+
+def test_the_headline_is_judged_at_the_full_level_and_the_others_share_one_error():
+    options = AuditOptions()
+    assert options.level_of("loss") == 0.95
+    assert options.level_of("svc") == pytest.approx(1 - 0.05 / 3)
+    assert AuditOptions(attacks=("loss",)).level_of("loss") == 0.95
+
+
+def test_options_name_everything_that_is_wrong():
+    with pytest.raises(ConfigError) as caught:
+        AuditOptions(attacks=("los", "published_svc"), headline="loss", n_bootstrap=10, min_patients=1, level=0.1)
+    text = str(caught.value)
+    for part in ("Did you mean 'loss'", "published_svc", "headline", "n_bootstrap", "min_patients", "level"):
+        assert part in text
