@@ -109,7 +109,8 @@ class RecordDataset(Sequence[Record]):
         name: the source's name, for messages and reports.
         levels: the request levels that the source can support (a subset of :data:`LEVELS`).
         classes: names of the label's classes (or of the labels, when multilabel), in index order.
-        modality_kinds: modality name to kind (``"image"``, ``"volume"``, ``"text"``, ``"tabular"``, ``"signal"``, ``"tokens"``).
+        modality_kinds: modality name to kind (``"image"``, ``"volume"``, ``"text"``, ``"tabular"``, ``"signal"``,
+            ``"tokens"``).
         license_note: what the source's licence or use agreement forbids, in a sentence.
         skipped: what was left out, and why.
         notes: facts that every report on this dataset must show ("films are rendered, not X-rays").
