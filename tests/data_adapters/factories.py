@@ -1,0 +1,95 @@
+"""A small source of the true format for every adapter, for the contract test. A new adapter adds a function here.
+
+A factory gets an empty folder that it may fill, and says how to load what it wrote. Nothing in it is a patient's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from tests.data_adapters import mimic_files
+from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a factory wrote.
+
+    Attributes:
+        options: the adapter's options, as in the YAML.
+        root: the folder into which the adapter may not write; everything that the factory wrote is below it.
+        breakable: one file of it that holds a record's value (an image, a text, an archive). The contract test
+            overwrites it with bytes that are no such thing, and expects a typed error that names it, or a counted skip.
+        lazy: whether images are read only when they are used. Off for formats that torchvision reads as a whole.
+    """
+
+    options: Mapping[str, Any]
+    root: Path
+    breakable: Path
+    lazy: bool = True
+
+
+def write_image(path: Path, value: int = 100, *, side: int = 8, bits: int = 8) -> Path:
+    """A flat grey image, PNG or JPEG by its suffix; PNG of 16 bits too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((side, side), value, np.uint8 if bits == 8 else np.uint16)).save(path)
+    return path
+
+
+def indiana_demo(folder: Path) -> Source:
+    heads = ["normal", "Opacity/lung", "Cardiomegaly/mild", "Pleural Effusion/left"]
+    words = ["amber", "birch", "cedar", "delta", "ember", "fjord", "grove", "heath", "inlet", "jetty"]
+    draw = np.random.default_rng(0)
+    texts = [" ".join(draw.choice(words, 9)) for _ in range(20)]
+    files = {f"{i}.xml": report_xml(i, mesh=[heads[i % 4]], findings=text) for i, text in enumerate(texts, start=1)}
+    archive = write_archive(folder / "NLMCXR_reports.tgz", files)
+    counts = {"n_train": 8, "n_validation": 3, "n_test": 4}
+    return Source({"reports": archive, "masks": "ellipses", "image_size": 16, **counts}, folder, archive)
+
+
+def manifest(folder: Path) -> Source:
+    rows = ["image_id,exam,mrn,site,finding,fold,file,text"]
+    for number, fold in enumerate(("train", "train", "train", "val", "test"), start=1):
+        write_image(folder / "img" / f"{number}.png", 40 * number)
+        mrn = f"00{(number + 1) // 2 if fold == 'train' else number}"
+        rows.append(
+            f"i{number},e{number},{mrn},north,{'normal' if number % 2 else 'edema'},{fold},img/{number}.png,a b"
+        )
+    (folder / "m.csv").write_text("\n".join(rows) + "\n")
+    ids = {"sample_id": "image_id", "study_id": "exam", "patient_id": "mrn", "institution": "site"}
+    options = {
+        "path": folder / "m.csv",
+        "columns": {**ids, "label": "finding", "split": "fold"},
+        "modalities": {"image": {"column": "file", "kind": "image"}, "report": {"column": "text", "kind": "text"}},
+    }
+    return Source(options, folder, folder / "img" / "1.png")
+
+
+def mimic_cxr(folder: Path) -> Source:
+    mimic_files.write_tables(folder)
+    mimic_files.write_images(folder)
+    mimic_files.write_reports(folder)
+    return Source({"root": folder, "blank": "zero"}, folder, next(iter(sorted(folder.rglob("*.jpg")))))
+
+
+def openi(folder: Path) -> Source:
+    files = {f"{i}.xml": report_xml(i, images=[f"CXR{i}_IM-1"], findings=f"made up {i}") for i in range(1, 11)}
+    write_folder(folder / "ecgen-radiology", files)
+    for number in range(1, 11):
+        write_image(folder / "png" / f"CXR{number}_IM-1.png", 20 * number)
+    options = {"reports": folder / "ecgen-radiology", "images": folder / "png"}
+    return Source(options, folder, folder / "png" / "CXR1_IM-1.png")
+
+
+FACTORIES: dict[str, Callable[[Path], Source]] = {
+    "indiana_demo": indiana_demo,
+    "manifest": manifest,
+    "mimic_cxr": mimic_cxr,
+    "openi": openi,
+}
