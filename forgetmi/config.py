@@ -218,7 +218,10 @@ class _Reader:
 
         given = {name: section for name, section in self.settings.values.items() if name in SECTIONS}
         data, unlearning, audit = (sections[name] for name in ("data", "unlearning", "audit"))
-        split = self.section(SplitConfig, data.pop("split"), "data.split") if data.get("split") is not None else None
+        split = None
+        drawn = data.get("split")
+        if drawn is not None and not self.has_option(ADAPTERS, data.get("adapter"), "split"):
+            split = self.section(SplitConfig, data.pop("split"), "data.split")
         adapter, data_options = self.named(ADAPTERS, data, "data", "adapter")
         method, method_options = self.named(METHODS, unlearning, "unlearning", "method")
         retrains, workers = self.number(audit, "retrains", 5, 2), self.number(audit, "workers", 1, 1)
@@ -274,6 +277,10 @@ class _Reader:
             return None, values
         options = absolute_paths(kind, values, where, self.settings)
         return self.attempt(lambda: build_options(kind, options, where=where)), options
+
+    def has_option(self, registry: Any, name: Any, option: str) -> bool:
+        """Whether something of a registry has an option of its own under this name."""
+        return name in registry and option in registry[name].__dataclass_fields__
 
     def task(self, values: dict[str, Any]) -> TaskConfig | None:
         from forgetmi.tasks import TASKS

@@ -1,1 +1,34 @@
-"""."""
+"""The command line, one file a command."""
+
+from __future__ import annotations
+
+import typer
+
+from forgetmi.cli import audit, check, demo, init, ls, report, run, train, unlearn
+
+app = typer.Typer(
+    name="forgetmi",
+    help="Make a trained clinical model forget patients, and prove it.",
+    epilog="Exit codes: 0 done; 1 failed; 2 usage or config; 3 done, verdict fail. Begin with: forgetmi demo",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command()(demo.demo)
+app.command()(check.check)
+app.command()(train.train)
+app.command()(unlearn.unlearn)
+app.command()(audit.audit)
+app.command()(run.run)
+app.command()(report.report)
+app.command()(ls.ls)
+app.command()(init.init)
+
+
+def main() -> None:
+    """The ``forgetmi`` command."""
+    app()
+
+
+__all__ = ["app", "main"]

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from forgetmi.config import Config, load_config
-from forgetmi.pseudonyms import load_or_create_key, patient_hasher
+from forgetmi.pseudonyms import patient_hasher
 from forgetmi.runs import stages
 from forgetmi.runs.folder import RunFolder
-from forgetmi.runs.prepare import Prepared, prepare
+from forgetmi.runs.prepare import Prepared, prepare, site_key
 from forgetmi.runs.redact import resolved
 from forgetmi.training.runlog import RunLog
 
@@ -82,8 +82,7 @@ def run(
 
 def open_folder(config: Config, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> RunFolder:
     """The run's folder, with ``config.yaml`` in it; see :meth:`RunFolder.open`."""
-    key = load_or_create_key(config.run.key_file, run_folder=config.run.folder)
-    settings = resolved(config, patient_hasher(key))
+    settings = resolved(config, patient_hasher(site_key(config)))
     with _owner_only():
         return RunFolder.open(config.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
 

@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import math
+import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -106,8 +107,12 @@ class Prepared:
         return model
 
 
-def prepare(config: Config) -> Prepared:
+def prepare(config: Config, *, create_key: bool = True) -> Prepared:
     """Read the data and the request, and check that they, the task and the model fit together.
+
+    Args:
+        config: the configuration.
+        create_key: where there is no key file yet, write one; else a passing key is used, and nothing is written.
 
     Raises:
         ConfigError: a modality, the task or the noise does not fit the data.
@@ -115,7 +120,7 @@ def prepare(config: Config) -> Prepared:
         RequestError: the request cannot be carried out.
         ModelError: a stored model cannot be read.
     """
-    key = load_or_create_key(config.run.key_file, run_folder=config.run.folder)
+    key = site_key(config, create=create_key)
     dataset = config.adapter.load()
     if config.split is not None:
         split = config.split
@@ -136,6 +141,18 @@ def prepare(config: Config) -> Prepared:
     _check_noise(config, modalities)
     loader = Loader(dataset, modalities, cache=_keeps_examples(config, modalities, len(dataset)))
     return Prepared(config, dataset, request, kind, partition, task, modalities, loader, key, given)
+
+
+def site_key(config: Config, *, create: bool = True) -> bytes:
+    """The key from which pseudonyms are made; a new one is announced."""
+    path = config.run.key_file.expanduser()
+    new = not path.exists()
+    if new and not create:
+        return secrets.token_bytes(32)
+    key = load_or_create_key(path, run_folder=config.run.folder)
+    if new:
+        logger.info("a key for pseudonyms was made: %s. Keep it, and keep it secret.", path)
+    return key
 
 
 def _request(config: Config, dataset: RecordDataset, key: bytes) -> tuple[ForgetRequest, str]:

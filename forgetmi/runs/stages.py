@@ -55,19 +55,24 @@ def train_original(prepared: Prepared, folder: RunFolder) -> Done:
         )
         return model.eval()
 
-    return _stage(prepared, folder, "original", _base(prepared), seed, work, made_here=given is None)
+    return _stage(prepared, folder, "original", original_depends(prepared), seed, work, made_here=given is None)
 
 
 def unlearn(prepared: Prepared, folder: RunFolder) -> Done:
     """The original, made to forget by the configured method."""
     seed = prepared.config.run.seed
-    original = _facts(folder, "original")
-    depends = [*_base(prepared), *_asked(prepared), _settings(prepared)["unlearning"], original["weights_sha256"]]
+    depends = unlearned_depends(prepared, folder)
 
     def work(trainer: Trainer) -> nn.Module:
         return prepared.config.method.unlearn(_job(prepared, folder, trainer, derive_seed(seed, "unlearned")))
 
     return _stage(prepared, folder, "unlearned", depends, seed, work)
+
+
+def unlearned_depends(prepared: Prepared, folder: RunFolder) -> list[Any]:
+    """What the unlearned model depends on; the original must be there."""
+    original = _facts(folder, "original")["weights_sha256"]
+    return [*original_depends(prepared), *_asked(prepared), _settings(prepared)["unlearning"], original]
 
 
 def retrained_seed(prepared: Prepared, index: int) -> int:
@@ -87,7 +92,7 @@ def retrain_one(prepared: Prepared, folder: RunFolder, index: int) -> Done:
 
 def retrained_depends(prepared: Prepared, index: int) -> list[Any]:
     """What a retrained model depends on."""
-    return [*_base(prepared), *_asked(prepared), index]
+    return [*original_depends(prepared), *_asked(prepared), index]
 
 
 def retrain_all(prepared: Prepared, folder: RunFolder) -> list[Done]:
@@ -127,7 +132,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     config = prepared.config
     names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
     hashes = [_facts(folder, name)["weights_sha256"] for name in names]
-    mark = fingerprint(_VERSION, *_base(prepared), *_asked(prepared), _settings(prepared)["audit"], hashes)
+    mark = fingerprint(_VERSION, *original_depends(prepared), *_asked(prepared), _settings(prepared)["audit"], hashes)
     evidence_file = folder.path / "evidence.json"
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
         if config.task.name != "classification":
@@ -246,8 +251,8 @@ def _settings(prepared: Prepared) -> dict[str, Any]:
     return result_settings(resolved(prepared.config, prepared.pseudonym))
 
 
-def _base(prepared: Prepared) -> list[Any]:
-    """What every model depends on."""
+def original_depends(prepared: Prepared) -> list[Any]:
+    """What the original, and so every model, depends on."""
     settings = _settings(prepared)
     given = None if prepared.given is None else prepared.given.config["weights_sha256"]
     run = {key: settings["run"].get(key) for key in ("seed", "precision", "limit")}

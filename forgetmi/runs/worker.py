@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import time
@@ -74,6 +75,7 @@ def _main() -> None:
     from forgetmi.runs.stages import retrain_one
 
     private_files()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that half-written files are removed
     config, path, resume, indices, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own parent
     torch.set_num_threads(threads)
     try:

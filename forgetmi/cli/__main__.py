@@ -1,0 +1,5 @@
+"""``python -m forgetmi.cli``."""
+
+from forgetmi.cli import main
+
+main()
