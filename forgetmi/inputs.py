@@ -147,12 +147,110 @@ class TokensInput:
         return TokenModality(self.pad_id, self.max_length)
 
 
+@dataclass(frozen=True)
+class TabularInput:
+    """Rows of columns: see :class:`~forgetmi.modalities.tabular.TabularModality`.
+
+    Attributes:
+        columns: the columns to use; by default all that ``min_share`` of the training split's records have.
+        categories: columns whose numbers are codes. Columns that hold words are categories anyway.
+        min_share: of the training split's records, in [0, 1].
+        min_count: a level of fewer training records becomes the unknown level.
+        clip: largest magnitude of a standardised number.
+    """
+
+    kind: ClassVar[str] = "tabular"
+
+    columns: tuple[str, ...] | None = None
+    categories: tuple[str, ...] = ()
+    min_share: float = 0.05
+    min_count: int = 5
+    clip: float = 10.0
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not 0 <= self.min_share <= 1:
+            problems.append(f"min_share must be in [0, 1], not {self.min_share}")
+        if self.min_count < 1:
+            problems.append(f"min_count must be at least 1, not {self.min_count}")
+        if not self.clip > 0:
+            problems.append(f"clip must be positive, not {self.clip}")
+        if problems:
+            raise ConfigError(problems)
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality, with the statistics and levels of the training split's rows."""
+        from forgetmi.modalities.tabular import TabularModality
+
+        return TabularModality.fit(
+            values,
+            categories=self.categories,
+            columns=self.columns,
+            min_share=self.min_share,
+            min_count=self.min_count,
+            clip=self.clip,
+        )
+
+
+@dataclass(frozen=True)
+class SignalInput:
+    """Signals: see :class:`~forgetmi.modalities.signal.SignalModality`.
+
+    Attributes:
+        leads, samples: of every signal.
+        rate: sampling rate, Hz.
+        scaling: ``lead`` or ``none``.
+    """
+
+    kind: ClassVar[str] = "signal"
+
+    leads: int = 12
+    samples: int = 1000
+    rate: float = 100.0
+    scaling: Literal["lead", "none"] = "lead"
+
+    def __post_init__(self) -> None:
+        self.build(())
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality; the values play no part."""
+        from forgetmi.modalities.signal import SignalModality
+
+        return SignalModality(self.leads, self.samples, self.rate, scaling=self.scaling)
+
+
+@dataclass(frozen=True)
+class VolumeInput:
+    """Volumes: see :class:`~forgetmi.modalities.volume.VolumeModality`.
+
+    Attributes:
+        size: side, or (depth, height, width), in voxels.
+    """
+
+    kind: ClassVar[str] = "volume"
+    channels: ClassVar[int] = 1
+
+    size: int | tuple[int, int, int] = 64
+
+    def __post_init__(self) -> None:
+        self.build(())
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality; the values play no part."""
+        from forgetmi.modalities.volume import VolumeModality
+
+        return VolumeModality(self.size)
+
+
 INPUTS = Registry(
     "modality kind",
     {
         "image": "forgetmi.inputs:ImageInput",
+        "signal": "forgetmi.inputs:SignalInput",
+        "tabular": "forgetmi.inputs:TabularInput",
         "text": "forgetmi.inputs:TextInput",
         "tokens": "forgetmi.inputs:TokensInput",
+        "volume": "forgetmi.inputs:VolumeInput",
     },
 )
 

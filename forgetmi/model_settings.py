@@ -42,12 +42,12 @@ class ModelConfig:
 
     def complete(self, modalities: Mapping[str, Modality], n_outputs: int) -> dict[str, Any]:
         """The settings from which the model is built: channels, vocabulary and outputs filled in."""
-        vocabulary = {
-            name: modality.tokenizer.get_vocab_size()
+        learned = {
+            name: modality.tokenizer.get_vocab_size() if hasattr(modality, "tokenizer") else modality.features
             for name, modality in modalities.items()
-            if hasattr(modality, "tokenizer")
+            if hasattr(modality, "tokenizer") or hasattr(modality, "features")
         }
-        return _complete(self.kind, self.settings, self.modalities, vocabulary, n_outputs)
+        return _complete(self.kind, self.settings, self.modalities, learned, n_outputs)
 
 
 def read_model(values: Mapping[str, Any], settings: Settings) -> ModelConfig:
@@ -121,12 +121,12 @@ def _complete(
     kind: str,
     settings: Mapping[str, Any],
     inputs: Mapping[str, InputOptions],
-    vocabulary: Mapping[str, int],
+    learned: Mapping[str, int],
     n_outputs: int,
 ) -> dict[str, Any]:
     """Settings with what the modalities and the task fix; all of it checked."""
     if kind == "classifier":
-        return _complete_classifier(settings, inputs, vocabulary, n_outputs)
+        return _complete_classifier(settings, inputs, learned, n_outputs)
     from forgetmi.models.forget_mi_classifier import ForgetMIClassifierConfig
 
     found = dict(settings)
@@ -137,7 +137,7 @@ def _complete(
 
 
 def _complete_classifier(
-    settings: Mapping[str, Any], inputs: Mapping[str, InputOptions], vocabulary: Mapping[str, int], n_outputs: int
+    settings: Mapping[str, Any], inputs: Mapping[str, InputOptions], learned: Mapping[str, int], n_outputs: int
 ) -> dict[str, Any]:
     from forgetmi.models.classifier import ClassifierConfig
     from forgetmi.models.encoders import ENCODERS
@@ -157,11 +157,11 @@ def _complete_classifier(
         if encoder not in ENCODERS:
             problems.append(f"{where}.name: unknown encoder {encoder!r}. {did_you_mean(str(encoder), ENCODERS)}")
         elif name in inputs:
-            derived = _derived(ENCODERS[encoder].Options, inputs[name], vocabulary.get(name, 0))
+            derived = _derived(ENCODERS[encoder].Options, inputs[name], learned.get(name, 0))
             problems += [
                 f"{where}.{key}: {options[key]!r}, but the modality {name} has {value}"
                 for key, value in derived.items()
-                if key in ("channels", "in_chans") and options.get(key, value) != value
+                if key in ("channels", "in_chans", "leads") and options.get(key, value) != value
             ]
             options = {**derived, **options}
             problems += _problems(ENCODERS[encoder].Options, options, where)
@@ -181,13 +181,15 @@ def _complete_classifier(
     return found
 
 
-def _derived(options: type[Any], modality: InputOptions, vocabulary: int) -> dict[str, Any]:
-    """What a modality fixes of its encoder's options."""
+def _derived(options: type[Any], modality: InputOptions, learned: int) -> dict[str, Any]:
+    """What a modality fixes of its encoder's options. ``learned``: size of its vocabulary, or width of its rows."""
     channels = getattr(modality, "channels", None)
     known = {
         "channels": channels,
         "in_chans": channels,
-        "vocab_size": vocabulary or None,
+        "vocab_size": learned or None,
+        "features": learned or None,
+        "leads": getattr(modality, "leads", None),
         "max_length": getattr(modality, "max_length", None),
     }
     names = {option.name for option in dataclasses.fields(options)}

@@ -12,8 +12,11 @@ MODALITIES = Registry(
     "modality kind",
     {
         "image": "forgetmi.modalities.image:ImageModality",
+        "signal": "forgetmi.modalities.signal:SignalModality",
+        "tabular": "forgetmi.modalities.tabular:TabularModality",
         "text": "forgetmi.modalities.text:TextModality",
         "tokens": "forgetmi.modalities.tokens:TokenModality",
+        "volume": "forgetmi.modalities.volume:VolumeModality",
     },
 )
 

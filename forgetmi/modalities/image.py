@@ -105,7 +105,7 @@ class ImageModality:
         Raises:
             DataError: the value is empty, has another shape or type, or holds NaN or values outside its range.
         """
-        pixels = _in_unit_range(_array(value))
+        pixels = in_unit_range(_array(value))
         image = torch.from_numpy(pixels)
         image = image.unsqueeze(0) if image.ndim == 2 else image.movedim(-1, 0)
         if image.shape[0] == 3 and self.channels == 1:
@@ -163,21 +163,26 @@ def _sixteen_bits(pixels: NDArray[Any]) -> NDArray[np.uint16]:
     return pixels.astype(np.uint16)
 
 
-def _in_unit_range(pixels: NDArray[Any]) -> NDArray[np.float32]:
+def in_unit_range(pixels: NDArray[Any], what: str = "an image") -> NDArray[np.float32]:
+    """Pixels or voxels as float32 in [0, 1]; integers are divided by their type's largest value.
+
+    Raises:
+        DataError: another type, NaN, or floats outside [0, 1].
+    """
     if pixels.dtype == np.bool_:
         return pixels.astype(np.float32)
     if pixels.dtype in (np.uint8, np.uint16):
         return pixels.astype(np.float32) / np.float32(np.iinfo(pixels.dtype).max)
     if not np.issubdtype(pixels.dtype, np.floating):
         raise DataError(
-            f"an image holds values of type {pixels.dtype}", expected="floats in [0, 1], uint8, uint16 or bool"
+            f"{what} holds values of type {pixels.dtype}", expected="floats in [0, 1], uint8, uint16 or bool"
         )
     low, high = float(pixels.min()), float(pixels.max())  # NaN anywhere makes both NaN
     if not (math.isfinite(low) and math.isfinite(high)):
-        raise DataError("an image holds NaN or infinite values", fix="read the file again, or leave the image out")
+        raise DataError(f"{what} holds NaN or infinite values", fix="read the file again, or leave it out")
     if low < -_ROUNDING or high > 1 + _ROUNDING:
         raise DataError(
-            f"a float image holds values from {low:g} to {high:g}",
+            f"{what} of floats holds values from {low:g} to {high:g}",
             expected="values in [0, 1]",
             fix="rescale it, or give the integer pixels as uint8 or uint16",
         )

@@ -242,7 +242,7 @@ def _modalities(config: Config, dataset: RecordDataset, given: LoadedModel | Non
 
     def values(name: str, kind: str) -> list[Any]:
         # Pixels are not read for a modality that learns nothing from them.
-        read = [dataset[i].value(name) for i in train] if kind == "text" else []
+        read = [dataset[i].value(name) for i in train] if kind in ("text", "tabular") else []
         return [value for value in read if value is not None]
 
     if given is not None:

@@ -13,6 +13,10 @@ from forgetmi.registry import Registry
 ENCODERS = Registry(
     "encoder",
     {
+        "conv1d": "forgetmi.models.encoders.small_conv:Conv1d",
+        "conv3d": "forgetmi.models.encoders.small_conv:Conv3d",
+        "mlp": "forgetmi.models.encoders.mlp:Mlp",
+        "monai": "forgetmi.models.encoders.monai_encoder:MonaiEncoder",
         "small_resnet": "forgetmi.models.encoders.small_resnet:SmallResNet",
         "small_transformer": "forgetmi.models.encoders.small_transformer:SmallTransformer",
         "timm": "forgetmi.models.encoders.timm_encoder:TimmEncoder",
@@ -26,7 +30,8 @@ def build_encoder(config: Mapping[str, Any], *, where: str = "encoder") -> nn.Mo
 
     Every encoder has ``dim`` (the width D of its embeddings), ``to_config()`` (settings that rebuild the architecture
     with no outside file: weights are stored apart) and a forward that maps what its modality's batch holds, images
-    [B, channels, H, W] or ``{"input_ids": [B, T], "attention_mask": [B, T]}``, to [B, D].
+    [B, channels, H, W] or ``{"input_ids": [B, T], "attention_mask": [B, T]}``, to [B, D]; signals are [B, leads,
+    samples], volumes [B, 1, D, H, W], tabular rows [B, features].
 
     Args:
         config: the encoder's name and options.
