@@ -40,7 +40,8 @@ _PART_LABELS = {"forget": "Forgotten records", "retain": "Retained records", "te
 def rows(first: Measurement) -> dict[str, tuple[str, str, Get]]:
     """Row key to (group, label, how to get the figure). The same for every model."""
     found: dict[str, tuple[str, str, Get]] = {
-        "people_found": ("people", "forgotten patients found", lambda m: m.people),
+        "people_found": ("people", "forgotten patients found as well known", lambda m: m.people),
+        "people_marked": ("people", "forgotten patients found as treated badly", lambda m: m.people_marked),
     }
     for attack, result in first.attacks.items():
         for name in result.figures:
@@ -88,10 +89,13 @@ def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[M
 
 
 def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
-    """Forgotten patients whom the headline attack finds, in whole people; interval ends are rounded outwards."""
+    """Forgotten patients whom the headline attack finds, in whole people; interval ends are rounded outwards.
 
-    def found(measurement: Measurement) -> dict[str, Any]:
-        figure, n = measurement.people, measurement.people.counts["n_members"]
+    ``known``: because the model knows them well. ``marked``: because it treats them worse than others.
+    """
+
+    def found(figure: Figure) -> dict[str, Any]:
+        n = figure.counts["n_members"]
         low, high = figure.interval.low, figure.interval.high
         return {
             "found": figure.counts["tp"],
@@ -102,18 +106,23 @@ def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Me
             "share": figure.counts["tp"] / n,
         }
 
-    others = [found(m) for m in retrained]
-    counts = original.people.counts
+    def group(get: Get) -> dict[str, Any]:
+        others = [found(get(m)) for m in retrained]
+        return {
+            "original": found(get(original)),
+            "unlearned": found(get(unlearned)),
+            "retrained": others,
+            "retrained_low": min(other["found"] for other in others),
+            "retrained_high": max(other["found"] for other in others),
+        }
+
+    figure = original.people
     return {
-        "patients": counts["n_members"],
-        "outsiders": counts["n_nonmembers"],
-        "level": original.people.interval.level,
-        "original": found(original),
-        "unlearned": found(unlearned),
-        "retrained": others,
-        "retrained_low": min(other["found"] for other in others),
-        "retrained_high": max(other["found"] for other in others),
-        "retrained_high_share": max(other["share"] for other in others),
+        "patients": figure.counts["n_members"],
+        "outsiders": figure.counts["n_nonmembers"],
+        "level": figure.interval.level,
+        "known": group(lambda m: m.people),
+        "marked": group(lambda m: m.people_marked),
     }
 
 
@@ -234,7 +243,8 @@ def _cell(figure: Figure, retrained_values: Sequence[float]) -> dict[str, Any]:
     if figure.value is not None and retrained_values:
         gap = gap_to_retrained(figure.value, retrained_values, figure.interval)
         cell["gap"] = gap.to_dict()
-        cell["reading"] = figure.reading(gap.position_widened or gap.position)
+        # without an interval nothing is said: the point alone would promise too much
+        cell["reading"] = figure.reading(gap.position_widened) if gap.position_widened else None
     return cell
 
 

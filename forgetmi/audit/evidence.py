@@ -191,6 +191,7 @@ def _model(measurement: Measurement) -> dict[str, Any]:
         },
         "utility": {name: utility.to_dict() for name, utility in measurement.utility.items()},
         "people": measurement.people.to_dict(),
+        "people_marked": measurement.people_marked.to_dict(),
         "loss_difference": measurement.loss_difference.to_dict(),
     }
 

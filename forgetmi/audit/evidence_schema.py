@@ -133,6 +133,7 @@ class VerdictEvidence(Document):
     decision: Decision
     summary: str
     reasons: list[str]
+    advice: list[str]
     findings: list[FindingEvidence]
     positions: dict[str, Position | None]
     informative: bool
@@ -168,18 +169,24 @@ class FoundEvidence(Document):
     share: float
 
 
+class PeopleGroup(Document):
+    """Patients found in one way, under all models."""
+
+    original: FoundEvidence
+    unlearned: FoundEvidence
+    retrained: list[FoundEvidence]
+    retrained_low: Count
+    retrained_high: Count
+
+
 class PeopleEvidence(Document):
     """Forgotten patients whom the headline attack finds at ``people_fpr``."""
 
     patients: Count
     outsiders: Count
     level: float
-    original: FoundEvidence
-    unlearned: FoundEvidence
-    retrained: list[FoundEvidence]
-    retrained_low: Count
-    retrained_high: Count
-    retrained_high_share: float
+    known: PeopleGroup = Field(description="because the model knows them well")
+    marked: PeopleGroup = Field(description="because the model treats them worse than others")
 
 
 class PairEvidence(Document):
@@ -276,6 +283,7 @@ class ModelEvidence(Document):
     published_svc: PublishedEvidence | None
     utility: dict[str, UtilityEvidence]
     people: FigureEvidence
+    people_marked: FigureEvidence
     loss_difference: FigureEvidence
 
 

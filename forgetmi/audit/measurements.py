@@ -39,6 +39,8 @@ class Measurement:
         utility: part to figures.
         people: forgotten *patients* that the headline attack finds at ``people_fpr``, a patient's score being the
             highest of their records'.
+        people_marked: the same with the attack turned round: patients who are found because the model treats them
+            worse than others, which is what over-forgetting does to them.
         loss_difference: forget CE minus test CE. Far above the retrained models' it marks the forgotten records.
         attack_intervals: attack to the interval of its AUC at the level at which it is judged.
     """
@@ -48,6 +50,7 @@ class Measurement:
     comparison: AttackResult | None
     utility: Mapping[str, Utility]
     people: Figure
+    people_marked: Figure
     loss_difference: Figure
     attack_intervals: Mapping[str, Interval]
 
@@ -80,7 +83,8 @@ def measure_model(
             name: _utility(scores, name, parts[name], context, generator(seed, f"utility {name}"), settings)
             for name in UTILITY_PARTS
         },
-        people=_people(attacks[options.headline], options, generator(seed, "people")),
+        people=_people(attacks[options.headline], options, generator(seed, "people"), turned=False),
+        people_marked=_people(attacks[options.headline], options, generator(seed, "people"), turned=True),
         loss_difference=_loss_difference(given["forget"], given["test"], generator(seed, "loss"), settings),
         attack_intervals={
             name: _judged_interval(result, options, generator(seed, f"judged {name}"))
@@ -117,12 +121,12 @@ def _utility(
     return multiclass_utility(softmax(logits, axis=1), info.labels, info.patients, rng, ordinal=ordinal, **common)
 
 
-def _people(result: AttackResult, options: AuditOptions, rng: np.random.Generator) -> Figure:
+def _people(result: AttackResult, options: AuditOptions, rng: np.random.Generator, *, turned: bool) -> Figure:
     if result.scores is None or result.member is None or result.patient is None:
         raise AuditError(f"attack {result.name!r} scores no records and cannot be the headline")
     n_patients = int(result.patient.max()) + 1
     highest = np.full(n_patients, -np.inf)
-    np.maximum.at(highest, result.patient, result.scores)
+    np.maximum.at(highest, result.patient, -result.scores if turned else result.scores)
     forgotten = np.zeros(n_patients, dtype=np.bool_)
     forgotten[result.patient] = result.member
     point = tpr_at_fpr(highest, forgotten, options.people_fpr)
@@ -130,10 +134,10 @@ def _people(result: AttackResult, options: AuditOptions, rng: np.random.Generato
         np.arange(n_patients), rng, strata=forgotten, n_resamples=options.n_bootstrap, level=options.level
     )
     return measure(
-        "people_found",
+        "people_marked" if turned else "people_found",
         tpr_at_fpr_statistic(highest, forgotten, options.people_fpr),
         bootstrap,
-        direction="remembers_above",
+        direction="remembers_below" if turned else "remembers_above",
         sentence=f"{point.tp} of {point.n_members} forgotten patients are found while {point.fp} of "
         f"{point.n_nonmembers} patients who were never in training are accused.",
         bounds=(0.0, 1.0),

@@ -34,10 +34,20 @@ _OUTSIDE: dict[tuple[Kind, Position], Meaning] = {
 }
 _PLAIN: dict[Meaning, str] = {
     "remembered": "Still remembered",
-    "over_forgotten": "Over-forgotten, so the forgotten records are recognisable as altered",
+    "over_forgotten": "Over-forgotten",
     "utility_lost": "Usefulness lost",
 }
 
+
+_RETRAIN = "Retraining without these patients is the answer that needs no audit."
+_AGAIN = (
+    "Choose settings on validation data and audit anew; a model that was tuned against its own audit is not audited."
+)
+_ADVICE: dict[Meaning, str] = {
+    "remembered": f"Do not treat the patients as forgotten. Unlearn more strongly, or retrain. {_AGAIN}",
+    "over_forgotten": f"Unlearn less strongly: fewer steps or a smaller learning rate. {_AGAIN}",
+    "utility_lost": f"Do not use this model in place of the original. Unlearn less strongly, or retrain. {_AGAIN}",
+}
 
 # For a reader without statistics: (kind, meaning) to a sentence about the unlearned model. None: inside.
 _SENTENCES: dict[tuple[Kind, Meaning | None], str] = {
@@ -114,6 +124,7 @@ class Verdict:
         decision: ``pass``, ``fail`` or ``inconclusive``.
         summary: one sentence.
         reasons: why, in plain words, the weightiest first.
+        advice: what can be done now; empty after a pass.
         findings: criteria outside or not judged.
         positions: criterion to where the candidate lies.
         informative: whether the headline attack finds the original's forgotten patients more often than retrained
@@ -126,6 +137,7 @@ class Verdict:
     decision: Decision
     summary: str
     reasons: tuple[str, ...]
+    advice: tuple[str, ...]
     findings: tuple[Finding, ...]
     positions: dict[str, Position | None]
     informative: bool
@@ -134,7 +146,8 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, JSON-able."""
-        return {**asdict(self), "reasons": list(self.reasons), "findings": [asdict(f) for f in self.findings]}
+        lists = {"reasons": list(self.reasons), "advice": list(self.advice)}
+        return {**asdict(self), **lists, "findings": [asdict(finding) for finding in self.findings]}
 
 
 def judge(
@@ -163,7 +176,7 @@ def judge(
     headline = headlines[0]
     findings = [f for f in (_finding(c, options) for c in criteria) if f is not None]
     outside = [f for f in findings if f.meaning != "not_judged"]
-    doubts = _doubts(headline, findings, n_forget_patients, n_test_patients, options)
+    doubts = _doubts(criteria, headline, findings, n_forget_patients, n_test_patients, options)
     informative = headline.position(headline.original) == "above"
     decision: Decision = "fail" if outside else "inconclusive" if doubts else "pass"
     reasons = [f.sentence for f in outside] + doubts
@@ -174,6 +187,7 @@ def judge(
         decision=decision,
         summary=_summary(decision, outside, informative),
         reasons=tuple(reasons),
+        advice=_advice(decision, outside, n_forget_patients, options),
         findings=tuple(findings),
         positions={c.key: c.position(c.candidate) for c in criteria},
         informative=informative,
@@ -203,8 +217,7 @@ def plain_sentence(kind: Kind, meaning: Meaning | None) -> str:
 def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
     candidate, position = criterion.candidate, criterion.position(criterion.candidate)
     if position is None or candidate.value is None or criterion.range is None:
-        why = candidate.interval.reason or "a model has no value"
-        return Finding(criterion.key, "not_judged", f"{criterion.label} cannot be judged: {why}.")
+        return Finding(criterion.key, "not_judged", f"{criterion.label} cannot be judged: {_why(criterion)}.")
     if criterion.kind == "test_auc":
         return _utility(criterion, candidate.value, criterion.range, options)
     if position == "inside":
@@ -232,16 +245,46 @@ def _utility(criterion: Criterion, value: float, scope: tuple[float, float], opt
     return Finding(criterion.key, "not_judged", f"{compared}; with so few test patients this may be chance.")
 
 
+def _not_judged(criteria: Sequence[Criterion], findings: Sequence[Finding]) -> list[str]:
+    """One sentence a reason, not one a figure."""
+    labels: dict[str, list[str]] = {}
+    for criterion in criteria:
+        if criterion.position(criterion.candidate) is None:
+            labels.setdefault(_why(criterion), []).append(criterion.label)
+    together = [f"Cannot be judged ({why}): {', '.join(names)}." for why, names in labels.items()]
+    known = {criterion.key for criterion in criteria if criterion.position(criterion.candidate) is not None}
+    return together + [f.sentence for f in findings if f.meaning == "not_judged" and f.criterion in known]
+
+
+def _why(criterion: Criterion) -> str:
+    return criterion.candidate.interval.reason or "a model has no value"
+
+
+def _advice(decision: Decision, outside: Sequence[Finding], n_forget: int, options: AuditOptions) -> tuple[str, ...]:
+    if decision == "pass":
+        return ()
+    if decision == "inconclusive":
+        few = "" if n_forget >= options.min_patients else " Audit several requests together, if that is allowed."
+        return (f"Do not report this as a success.{few} {_RETRAIN}",)
+    seen = {finding.meaning for finding in outside}
+    return tuple(text for meaning, text in _ADVICE.items() if meaning in seen)
+
+
 def _doubts(
-    headline: Criterion, findings: Sequence[Finding], n_forget: int, n_test: int, options: AuditOptions
+    criteria: Sequence[Criterion],
+    headline: Criterion,
+    findings: Sequence[Finding],
+    n_forget: int,
+    n_test: int,
+    options: AuditOptions,
 ) -> list[str]:
     doubts = [
-        f"Audit too small: {n} {part} patients, and at least {options.min_patients} are needed for a pass. Attacks on "
-        "groups of patients cannot clear so few people."
+        f"Audit too small: {n} {part} patient{'s' * (n != 1)}, and at least {options.min_patients} are needed for a "
+        "pass. Attacks on groups of patients cannot clear so few people."
         for part, n in (("forgotten", n_forget), ("test", n_test))
         if n < options.min_patients
     ]
-    doubts += [f.sentence for f in findings if f.meaning == "not_judged"]
+    doubts += _not_judged(criteria, findings)
     original, candidate, scope = headline.original, headline.candidate, headline.range
     if original.value is None or original.interval.low is None or scope is None:
         return [*doubts, "Whether anything could have been detected is unknown: the original has no headline figure."]

@@ -98,8 +98,8 @@ def test_people_are_counted_by_patient():
     # 5 % of 60 outsiders: at most 3 may score at or above the threshold
     thresholds = np.concatenate([highest["forget"], highest["test"]])
     best = max(int((highest["forget"] >= t).sum()) for t in thresholds if (highest["test"] >= t).sum() <= 3)
-    assert found["original"]["found"] == best
-    assert found["original"]["accused"] <= 3
+    assert found["known"]["original"]["found"] == best
+    assert found["known"]["original"]["accused"] <= 3
 
 
 def test_likeness_and_tug_of_war_by_hand(evidence, scores):
@@ -201,6 +201,10 @@ def test_over_forgotten_fails_below_the_retrained_range(audit, world):
     found = meanings(evidence)
     assert found["loss_auc"] == found["forget_cross_entropy"] == "over_forgotten"
     assert "recognisable" in evidence["verdict"]["summary"]
+    # nobody is found as well known, which must not look like success: they are found as treated badly
+    people = evidence["people"]
+    assert people["known"]["unlearned"]["found"] <= people["known"]["retrained_low"]
+    assert people["marked"]["unlearned"]["found"] > people["marked"]["retrained_high"]
 
 
 def test_flattened_outputs_that_keep_every_rank_fail(audit, world):
@@ -214,7 +218,7 @@ def test_tiny_forget_sets_never_pass(audit, n_forget):
     small = World(sizes={"forget": n_forget, "retain": 100, "validation": 20, "test": 150})
     evidence = audit(world=small)
     assert evidence["verdict"]["decision"] == "inconclusive"
-    assert f"{n_forget} forgotten patients" in evidence["verdict"]["reasons"][0]
+    assert f"{n_forget} forgotten patient" in evidence["verdict"]["reasons"][0]
     json.dumps(evidence, allow_nan=False)
 
 

@@ -94,7 +94,7 @@ def test_every_key_on_the_page_leads_into_a_document_and_shows_its_value(evidenc
 def test_verdict_comes_first_then_people(html, page, evidence):
     assert html.index("PASS") < html.index("What was asked") < html.index("The figures of the rule")
     assert page.keys["evidence:/people/patients"][0] == "30"
-    assert page.keys["evidence:/people/original/found"] == [str(evidence["people"]["original"]["found"])]
+    assert page.keys["evidence:/people/known/original/found"] == [str(evidence["people"]["known"]["original"]["found"])]
 
 
 def test_what_must_be_said_is_said(html):
@@ -114,6 +114,7 @@ def test_a_failed_audit_names_the_direction(audit, world, change, word):
     direction = "▲ above: still remembered" if change["forget_memory"] > 0 else "▼ below: over-forgotten"
     assert word in text
     assert direction in text
+    assert "What can be done" in text
     assert Page(text)
 
 
@@ -160,7 +161,7 @@ def test_a_document_that_is_not_valid_is_refused_with_every_problem(evidence):
     assert "seed" in str(caught.value)
     assert "p-0001" not in str(caught.value)
     broken = copy.deepcopy(evidence)
-    broken["people"]["original"]["share"] = float("nan")
+    broken["people"]["known"]["original"]["share"] = float("nan")
     with pytest.raises(AuditError, match="finite"):
         render_summary(broken)
 

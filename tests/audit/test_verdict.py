@@ -140,7 +140,8 @@ def test_a_figure_without_interval_is_not_judged_and_not_passed():
     criteria = [replace(c, candidate=unknown()) if c.key == "forget_accuracy" else c for c in figures()]
     result = verdict(criteria)
     assert result.decision == "inconclusive"
-    assert "one patient on one side" in result.reasons[0]
+    assert result.reasons[0] == "Cannot be judged (one patient on one side): forget_accuracy."
+    assert "Retraining" in result.advice[0]
     without_original = [replace(c, original=unknown()) if c.headline else c for c in figures()]
     assert verdict(without_original).decision == "inconclusive"
 
