@@ -66,7 +66,7 @@ def guarded() -> Iterator[Guard]:
         guard.to_log("interrupted")
         typer.echo("interrupted: finished stages are kept, and nothing is half-written. --resume goes on.", err=True)
         raise typer.Exit(TERMINATED if stop.args else INTERRUPTED) from None
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):
         raise
     except Exception as error:
         raise typer.Exit(_report(error, guard)) from None

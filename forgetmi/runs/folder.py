@@ -70,38 +70,22 @@ class RunFolder:
         overwrite: bool = False,
         progress: bool = True,
     ) -> RunFolder:
-        """Make the folder, or take up the run that it holds.
-
-        A run of the same settings is taken up: its finished stages are kept. A run of other settings is refused, unless
-        it is to be resumed (stages that depend on what changed are made again) or overwritten (all of it goes).
+        """Make the folder, or take up the run that it holds; see :meth:`check`.
 
         Args:
             path: the folder.
             settings: from :func:`forgetmi.runs.redact.resolved`.
-            resume, overwrite: see above.
+            resume, overwrite: see :meth:`check`.
             progress: show bars or lines.
 
         Raises:
-            ConfigError: the folder holds another run, or something that is no run.
+            ConfigError: as :meth:`check` says.
             ForgetMIError: it cannot be written.
         """
+        cls.check(path, settings, resume=resume, overwrite=overwrite)
         config = path / "config.yaml"
-        if path.is_dir() and any(path.iterdir()) and not config.is_file():
-            raise ConfigError(
-                ["run.folder: the folder is not empty and holds no run"],
-                where=str(path),
-                fix="choose another folder: nothing of others' is written over",
-            )
         if config.is_file() and overwrite:
             _remove_run(path)
-        if config.is_file() and not resume:
-            changed = _changes(result_settings(_read(config)), result_settings(settings))
-            if changed:
-                raise ConfigError(
-                    [f"run.folder: it holds a run with other settings: {', '.join(changed[:8])}"],
-                    where=str(path),
-                    fix="choose another run.folder, or add --resume (redo what depends on them) or --overwrite",
-                )
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -110,6 +94,32 @@ class RunFolder:
             ) from error
         write_text(config, _HEADER + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
         return cls(path, resume=resume, progress=progress)
+
+    @staticmethod
+    def check(path: Path, settings: Mapping[str, Any], *, resume: bool, overwrite: bool) -> None:
+        """Refuse a folder that is not free for this run.
+
+        A run of the same settings may be taken up: its finished stages are kept. A run of other settings is refused,
+        unless it is to be resumed (stages that depend on what changed are made again) or overwritten (all of it goes).
+
+        Raises:
+            ConfigError: the folder holds another run, or something that is no run.
+        """
+        config = path / "config.yaml"
+        if path.exists() and not config.is_file() and (not path.is_dir() or any(path.iterdir())):
+            raise ConfigError(
+                ["run.folder: it is not empty and holds no run"],
+                where=str(path),
+                fix="choose another folder: nothing of others' is written over",
+            )
+        if config.is_file() and not resume and not overwrite:
+            changed = _changes(result_settings(_read(config)), result_settings(settings))
+            if changed:
+                raise ConfigError(
+                    [f"run.folder: it holds a run with other settings: {', '.join(changed[:8])}"],
+                    where=str(path),
+                    fix="choose another run.folder, or add --resume (redo what depends on them) or --overwrite",
+                )
 
     def model(self, name: str) -> Path:
         """The folder of a model: ``original``, ``unlearned``, ``retrained-0`` and so on."""

@@ -73,18 +73,14 @@ def run(
     """
     checked = config if isinstance(config, Config) else load_config(config, overrides)
     with _threads(checked.run.threads):
-        folder = open_folder(checked, resume=resume, overwrite=overwrite, progress=progress)
-        with logged_to(folder.log), _owner_only():
-            prepared = prepare(checked)
-            logger.info("%s", first_line(prepared))
-            return _stages(prepared, folder, until, audit_again)
-
-
-def open_folder(config: Config, *, resume: bool = False, overwrite: bool = False, progress: bool = True) -> RunFolder:
-    """The run's folder, with ``config.yaml`` in it; see :meth:`RunFolder.open`."""
-    settings = resolved(config, patient_hasher(site_key(config)))
-    with _owner_only():
-        return RunFolder.open(config.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
+        settings = resolved(checked, patient_hasher(site_key(checked)))
+        RunFolder.check(checked.run.folder, settings, resume=resume, overwrite=overwrite)
+        prepared = prepare(checked)  # bad input leaves no folder behind
+        with _owner_only():
+            folder = RunFolder.open(checked.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
+            with logged_to(folder.log):
+                logger.info("%s", first_line(prepared))
+                return _stages(prepared, folder, until, audit_again)
 
 
 def first_line(prepared: Prepared) -> str:

@@ -1,0 +1,165 @@
+"""A look at the data and the request before anything is run."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from forgetmi.config import Config
+from forgetmi.errors import ConfigError, DataError
+from forgetmi.records import SPLITS, Record
+from forgetmi.runs.folder import RunFolder, fingerprint
+from forgetmi.runs.prepare import Prepared
+from forgetmi.runs.stages import original_depends, retrained_depends, unlearned_depends
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+
+def describe(prepared: Prepared) -> dict[str, Any]:
+    """Counts of everything, JSON-able, without an id."""
+    dataset, partition = prepared.dataset, prepared.partition
+    records = list(dataset)
+    return {
+        "schema": "forgetmi.check/1",
+        "data": dataset.name,
+        "levels": list(dataset.levels),
+        "classes": list(dataset.classes),
+        "notes": list(dataset.notes),
+        "license_note": dataset.license_note,
+        "skipped": dict(dataset.skipped.counts),
+        "splits": {split: _counts(records, split, prepared) for split in SPLITS},
+        "request": {
+            "level": partition.level,
+            "modalities": None if partition.modalities is None else list(partition.modalities),
+            "n_ids": len(prepared.request.ids),
+            "repeated_ids": prepared.request.duplicates,
+            "parts": partition.counts(),
+            "excluded": len(partition.excluded),
+            "leftovers": dict(partition.leftovers),
+        },
+    }
+
+
+def _counts(records: Sequence[Record], split: str, prepared: Prepared) -> dict[str, Any]:
+    chosen = [record for record in records if record.split == split]
+    classes = prepared.dataset.classes
+    labels: Counter[str] = Counter()
+    for record in chosen:
+        if record.label is None:
+            labels["no label"] += 1
+        elif isinstance(record.label, tuple):
+            labels.update(classes[i] if classes else str(i) for i, value in enumerate(record.label) if value == 1)
+        else:
+            labels[classes[record.label] if classes else str(record.label)] += 1
+    present = {
+        name: sum(record.modalities.get(name) is not None for record in chosen)
+        for name in prepared.dataset.modality_kinds
+    }
+    return {
+        "patients": len({r.patient_id for r in chosen}),
+        "studies": len({(r.patient_id, r.study_id) for r in chosen}),
+        "samples": len(chosen),
+        "present": present,
+        "labels": dict(sorted(labels.items())),
+    }
+
+
+def table(found: dict[str, Any]) -> RenderableType:
+    """What :func:`describe` returned, for the terminal."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    splits = Table(title=f"{found['data']}", title_justify="left")
+    splits.add_column("")
+    for split in SPLITS:
+        splits.add_column(split, justify="right")
+    for row in ("patients", "studies", "samples"):
+        splits.add_row(row, *(str(found["splits"][split][row]) for split in SPLITS))
+    for group, word in (("present", "with"), ("labels", "label")):
+        for name in dict.fromkeys(name for split in SPLITS for name in found["splits"][split][group]):
+            values = (str(found["splits"][split][group].get(name, 0)) for split in SPLITS)
+            splits.add_row(Text(f"{word} {name}"), *values)
+    request = found["request"]
+    parts = Table(title=f"request: {request['n_ids']} ids at level {request['level']}", title_justify="left")
+    for column in ("part", "patients", "studies", "samples"):
+        parts.add_column(column, justify="left" if column == "part" else "right")
+    for part, n in request["parts"].items():
+        parts.add_row(part, *(str(n[key]) for key in ("patients", "studies", "samples")))
+    lines = [Text(f"note: {note}") for note in found["notes"]]
+    lines += [Text(f"skipped, {reason}: {count}") for reason, count in found["skipped"].items()]
+    if request["repeated_ids"]:
+        lines.append(Text(f"the request repeats {request['repeated_ids']} ids (harmless)"))
+    if request["excluded"]:
+        lines.append(Text(f"used on neither side: {request['excluded']} train samples of the same patients"))
+    lines += [
+        Text(f"the same patients also have, outside the request: {count} of level {level}")
+        for level, count in request["leftovers"].items()
+        if count and level != "patient"
+    ]
+    return Group(splits, parts, *lines)
+
+
+def skipped_places(prepared: Prepared) -> list[str]:
+    """Where skipped rows and files stand, for the terminal: places may hold ids."""
+    examples = prepared.dataset.skipped.examples
+    return [f"  {reason}, for instance: {', '.join(places[:3])}" for reason, places in examples.items()]
+
+
+def plan(prepared: Prepared) -> list[str]:
+    """What a run would do, stage by stage."""
+    config = prepared.config
+    folder = RunFolder(config.run.folder)
+    original = folder.is_done("original", fingerprint(*original_depends(prepared)))
+    unlearned = original and folder.is_done("unlearned", fingerprint(*unlearned_depends(prepared, folder)))
+    made = "given with its weights" if config.model.is_given else "to be trained"
+    lines = [
+        f"original: {'kept' if original else made}",
+        f"unlearned: {config.method.name}, {'kept' if unlearned else 'to be made'}",
+    ]
+    kept = sum(
+        folder.is_done(f"retrained-{index}", fingerprint(*retrained_depends(prepared, index)))
+        for index in range(config.retrains)
+    )
+    lines.append(f"retrained: {config.retrains}, {kept} of them kept, {config.workers} at a time")
+    lines.append(f"audit: {', '.join(config.audit.attacks)}; report in {config.run.folder}")
+    return lines
+
+
+def read_everything(prepared: Prepared) -> None:
+    """Read and prepare every value of every record.
+
+    Raises:
+        DataError: some cannot be read; all of them are counted, and the first twenty shown at the terminal.
+    """
+    failed: list[str] = []
+    for record in prepared.dataset:
+        for name, modality in prepared.modalities.items():
+            try:
+                value = record.value(name)
+                if value is not None:
+                    modality.prepare(value)
+            except DataError as error:
+                failed.append(f"{record.sample_id}, {name}: {error}")
+    if failed:
+        raise DataError(
+            f"{len(failed)} values of {prepared.dataset.name} cannot be used",
+            fix="repair these files, or take their records out of the data",
+            private=failed[:20],
+        )
+
+
+def refuse_data_folder(config: Config, target: Path) -> None:
+    """Raise :class:`ConfigError` where a file would be written into a folder that data is read from."""
+    for field in dataclasses.fields(config.adapter):  # type: ignore[arg-type]
+        source = getattr(config.adapter, field.name)
+        if isinstance(source, Path) and source.is_dir() and source.resolve() in target.resolve().parents:
+            raise ConfigError(
+                [f"{target.name} would be written into the data folder"],
+                where=str(source),
+                fix="name a file elsewhere: data folders are never written to",
+            )
