@@ -180,6 +180,6 @@ def test_a_config_fills_in_what_the_modalities_fix(tmp_path):
     assert complete["encoders"]["ecg"]["leads"] == 2
     assert complete["encoders"]["ct"]["channels"] == 1
     build_model(complete, 0)
+    (tmp_path / "bad.yaml").write_text(CONFIG.replace("{name: conv1d}", "{name: conv1d, leads: 12}"))
     with pytest.raises(ConfigError, match="the modality ecg has 2"):
-        (tmp_path / "bad.yaml").write_text(CONFIG.replace("{name: conv1d}", "{name: conv1d, leads: 12}"))
         load_config(tmp_path / "bad.yaml")
