@@ -50,7 +50,7 @@ class CheckpointFile:
             return None
         try:
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-            fingerprint = state["fingerprint"]
+            fingerprint = dict(state)["fingerprint"]
         except Exception as error:
             raise TrainingError(
                 f"the checkpoint {self.path.name} cannot be read ({type(error).__name__})",
