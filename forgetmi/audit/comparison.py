@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from forgetmi.audit.criteria import Criterion, Reading
 from forgetmi.audit.measurements import Measurement, generator
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.scores import PartInfo
-from forgetmi.audit.verdict import Criterion, Reading
 from forgetmi.metrics.figure import Figure
 from forgetmi.metrics.forgetting import cosine_similarity, gap_to_retrained, tug_of_war, tug_of_war_mia
 

@@ -7,12 +7,14 @@ from dataclasses import asdict
 from typing import Any
 
 from forgetmi.audit import comparison
+from forgetmi.audit.criteria import Criterion, Reading, as_candidate
 from forgetmi.audit.measurements import Measurement, measure_model
 from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.pictures import loss_histograms, reduced_roc
 from forgetmi.audit.schema import validate_document
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
-from forgetmi.audit.verdict import Criterion, Reading, Verdict, as_candidate, judge, plain_sentence
+from forgetmi.audit.verdict import Verdict, judge
+from forgetmi.audit.wording import plain_sentence
 from forgetmi.errors import AuditError
 from forgetmi.partition import PARTS
 

@@ -26,7 +26,7 @@ LEVEL_WORDS = {
     "sample": "samples",
     "modality": "modalities of records",
 }
-_SHARES = ("accuracy", "share_called_member", "people_found", "published_svc")
+_SHARES = ("accuracy", "share_called_member", "people_found", "people_marked", "published_svc")
 
 
 class Values:
@@ -162,6 +162,13 @@ def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
             "–" if low is None else f"{low:.3f} to {high:.3f}",
             position_words(criterion),
         )
+    test_ce = evidence["comparison"]["test_cross_entropy"]
+    table.add_row(
+        Text("beside them: CE on the test records"),
+        *(f"{test_ce[role]['value']:.3f}" for role in ("original", "unlearned")),
+        f"{test_ce['retrained']['low']:.3f} to {test_ce['retrained']['high']:.3f}",
+        "",
+    )
     mark, word = DECISIONS[verdict["decision"]]
     lines = [Text(f"  - {line}") for line in (*verdict["reasons"], *verdict["cautions"])]
     return Group(Text(f"{mark} {word}: {verdict['summary']}", style="bold"), *lines, Text(""), table)

@@ -7,20 +7,18 @@ retrained range, widened by the figure's own interval.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from scipy import stats
 
+from forgetmi.audit import wording
+from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning
 from forgetmi.audit.options import AuditOptions
 from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Position
-from forgetmi.metrics.forgetting import gap_to_retrained
-from forgetmi.metrics.intervals import Interval, null_auc_sd
+from forgetmi.metrics.intervals import null_auc_sd
 
-Kind = Literal["attack", "forget_accuracy", "forget_cross_entropy", "test_auc"]
-Decision = Literal["pass", "fail", "inconclusive"]
-Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
 _POWER = 0.8
 
 # What it means to lie outside. Test AUC has a rule of its own: more useful than a retrained model is no harm.
@@ -32,88 +30,6 @@ _OUTSIDE: dict[tuple[Kind, Position], Meaning] = {
     ("forget_cross_entropy", "below"): "remembered",
     ("forget_cross_entropy", "above"): "over_forgotten",
 }
-_PLAIN: dict[Meaning, str] = {
-    "remembered": "Still remembered",
-    "over_forgotten": "Over-forgotten",
-    "utility_lost": "Usefulness lost",
-}
-
-
-_RETRAIN = "Retraining without these patients is the answer that needs no audit."
-_AGAIN = (
-    "Choose settings on validation data and audit anew; a model that was tuned against its own audit is not audited."
-)
-_ADVICE: dict[Meaning, str] = {
-    "remembered": f"Do not treat the patients as forgotten. Unlearn more strongly, or retrain. {_AGAIN}",
-    "over_forgotten": f"Unlearn less strongly: fewer steps or a smaller learning rate. {_AGAIN}",
-    "utility_lost": f"Do not use this model in place of the original. Unlearn less strongly, or retrain. {_AGAIN}",
-}
-
-# For a reader without statistics: (kind, meaning) to a sentence about the unlearned model. None: inside.
-_SENTENCES: dict[tuple[Kind, Meaning | None], str] = {
-    ("attack", None): "As far as so many patients can show, the attack works as on models that never saw them.",
-    ("attack", "remembered"): "The attack recognises the patients better than on models that never saw them.",
-    ("attack", "over_forgotten"): "The patients stand out: the model answers worse on them than if never seen.",
-    ("forget_accuracy", None): "It is right on these records about as often as models that never saw them.",
-    ("forget_accuracy", "remembered"): "It is right on these records more often than models that never saw them.",
-    ("forget_accuracy", "over_forgotten"): "It is wrong on these records more often than models that never saw them.",
-    ("forget_cross_entropy", None): "These records surprise it about as much as models that never saw them.",
-    ("forget_cross_entropy", "remembered"): "These records surprise it less than models that never saw them.",
-    ("forget_cross_entropy", "over_forgotten"): "These records surprise it more than models that never saw them.",
-    ("test_auc", None): "It serves other patients as well as before, or as well as retraining would.",
-    ("test_auc", "utility_lost"): "It serves other patients worse than before, and worse than retraining would.",
-}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """A value and its interval; ``value`` is ``None`` where it cannot be had, ``interval.reason`` says why."""
-
-    value: float | None
-    interval: Interval
-
-
-@dataclass(frozen=True)
-class Criterion:
-    """One figure that the rule looks at, of all models.
-
-    Attributes:
-        key: its name in ``evidence.json``.
-        label: its name in plain words.
-        kind: what it measures, hence what lying outside means.
-        original, candidate: of the two models; the candidate is the unlearned one, or a control in its place.
-        retrained: values of the retrained models.
-        headline: whether this is the headline attack.
-    """
-
-    key: str
-    label: str
-    kind: Kind
-    original: Reading
-    candidate: Reading
-    retrained: tuple[Reading, ...]
-    headline: bool = False
-
-    @property
-    def range(self) -> tuple[float, float] | None:
-        """[min, max] of the retrained models; ``None`` if one has no value."""
-        values = [reading.value for reading in self.retrained if reading.value is not None]
-        return (min(values), max(values)) if values and len(values) == len(self.retrained) else None
-
-    def position(self, reading: Reading) -> Position | None:
-        """Where a reading's interval lies; ``None`` if that cannot be said."""
-        if reading.value is None or reading.interval.low is None or self.range is None:
-            return None
-        return gap_to_retrained(reading.value, self.range, reading.interval).position_widened
-
-
-@dataclass(frozen=True)
-class Finding:
-    """A criterion on which the candidate lies outside, or that cannot be judged."""
-
-    criterion: str
-    meaning: Meaning
-    sentence: str
 
 
 @dataclass(frozen=True)
@@ -181,37 +97,19 @@ def judge(
     decision: Decision = "fail" if outside else "inconclusive" if doubts else "pass"
     reasons = [f.sentence for f in outside] + doubts
     if decision == "pass":
-        reasons = _why_pass(headline, criteria)
+        reasons = wording.why_pass(headline, criteria, options)
     limits = _limits(headline, n_forget_patients, n_test_patients, options.level)
     return Verdict(
         decision=decision,
-        summary=_summary(decision, outside, informative),
+        summary=wording.summary(decision, outside, informative),
         reasons=tuple(reasons),
-        advice=_advice(decision, outside, n_forget_patients, options),
+        advice=wording.advice(decision, outside, n_forget_patients, options),
         findings=tuple(findings),
         positions={c.key: c.position(c.candidate) for c in criteria},
         informative=informative,
         detectable_auc=limits[0],
         largest_unnoticed_auc=limits[1],
     )
-
-
-def as_candidate(criteria: Sequence[Criterion], role: Literal["original"] | int) -> list[Criterion]:
-    """The same criteria with a control in the candidate's place: the original, or retrained model number ``role``.
-
-    A retrained model is held out: it is judged against the others.
-    """
-    if role == "original":
-        return [replace(c, candidate=c.original) for c in criteria]
-    return [
-        replace(c, candidate=c.retrained[role], retrained=tuple(r for i, r in enumerate(c.retrained) if i != role))
-        for c in criteria
-    ]
-
-
-def plain_sentence(kind: Kind, meaning: Meaning | None) -> str:
-    """What a criterion says of the unlearned model, without statistics."""
-    return _SENTENCES.get((kind, meaning), "Too few patients to say.")
 
 
 def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
@@ -224,10 +122,10 @@ def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
         return None
     meaning = _OUTSIDE[criterion.kind, position]
     compared = (
-        f"{criterion.label} is {candidate.value:.3f} ({_interval(candidate)}), {position} the retrained models "
-        f"({_range(criterion.range)})"
+        f"{criterion.label} is {candidate.value:.3f} ({wording.interval(candidate)}), {position} the retrained models "
+        f"({wording.range_of(criterion.range)})"
     )
-    return Finding(criterion.key, meaning, f"{_PLAIN[meaning]}: {compared}.")
+    return Finding(criterion.key, meaning, f"{wording.PLAIN[meaning]}: {compared}.")
 
 
 def _utility(criterion: Criterion, value: float, scope: tuple[float, float], options: AuditOptions) -> Finding | None:
@@ -236,12 +134,12 @@ def _utility(criterion: Criterion, value: float, scope: tuple[float, float], opt
     if before is None or before - value <= options.utility_margin or value >= scope[0]:
         return None
     compared = (
-        f"{criterion.label} is {value:.3f} ({_interval(criterion.candidate)}), {before - value:.3f} lower than the "
-        f"original's {before:.3f} (tolerated: {options.utility_margin:g}) and lower than the retrained models' "
-        f"({_range(scope)})"
+        f"{criterion.label} is {value:.3f} ({wording.interval(criterion.candidate)}), {before - value:.3f} lower than "
+        f"the original's {before:.3f} (tolerated: {options.utility_margin:g}) and lower than the retrained models' "
+        f"({wording.range_of(scope)})"
     )
     if criterion.position(criterion.candidate) == "below":
-        return Finding(criterion.key, "utility_lost", f"{_PLAIN['utility_lost']}: {compared}.")
+        return Finding(criterion.key, "utility_lost", f"{wording.PLAIN['utility_lost']}: {compared}.")
     return Finding(criterion.key, "not_judged", f"{compared}; with so few test patients this may be chance.")
 
 
@@ -258,16 +156,6 @@ def _not_judged(criteria: Sequence[Criterion], findings: Sequence[Finding]) -> l
 
 def _why(criterion: Criterion) -> str:
     return criterion.candidate.interval.reason or "a model has no value"
-
-
-def _advice(decision: Decision, outside: Sequence[Finding], n_forget: int, options: AuditOptions) -> tuple[str, ...]:
-    if decision == "pass":
-        return ()
-    if decision == "inconclusive":
-        few = "" if n_forget >= options.min_patients else " Audit several requests together, if that is allowed."
-        return (f"Do not report this as a success.{few} {_RETRAIN}",)
-    seen = {finding.meaning for finding in outside}
-    return tuple(text for meaning, text in _ADVICE.items() if meaning in seen)
 
 
 def _doubts(
@@ -291,7 +179,8 @@ def _doubts(
     if headline.position(original) != "above":
         doubts.append(
             f"Nothing could have been detected: already the original's {headline.label} of "
-            f"{original.value:.3f} ({_interval(original)}) is not above the retrained models ({_range(scope)})."
+            f"{original.value:.3f} ({wording.interval(original)}) is not above the retrained models "
+            f"({wording.range_of(scope)})."
         )
     elif (
         headline.position(candidate) == "inside"
@@ -299,44 +188,10 @@ def _doubts(
         and candidate.interval.high >= original.value
     ):
         doubts.append(
-            f"Too imprecise to tell: the interval of the {headline.label} ({_interval(candidate)}) reaches "
-            f"the retrained models ({_range(scope)}) and also the original's {original.value:.3f}."
+            f"Too imprecise to tell: the interval of the {headline.label} ({wording.interval(candidate)}) reaches "
+            f"the retrained models ({wording.range_of(scope)}) and also the original's {original.value:.3f}."
         )
     return doubts
-
-
-def _why_pass(headline: Criterion, criteria: Sequence[Criterion]) -> list[str]:
-    useful = next((c for c in criteria if c.kind == "test_auc"), None)
-    reasons = [
-        f"The audit could see something: the original's {headline.label} is {_shown(headline.original)}, above the "
-        f"retrained models ({_scope(headline)}).",
-        f"Now it is {_shown(headline.candidate)}, as in a model that never saw the patients. So it is with all "
-        f"{len(criteria)} figures of the rule.",
-    ]
-    if useful is not None:
-        reasons.append(
-            f"The model is as useful as before: {useful.label} is {_shown(useful.candidate)}, the original's "
-            f"{_shown(useful.original)}, the retrained models' {_scope(useful)}."
-        )
-    return reasons
-
-
-def _summary(decision: Decision, outside: Sequence[Finding], informative: bool) -> str:
-    if decision == "pass":
-        return "No sign that the forgotten patients can still be recognised, down to the limit stated."
-    if decision == "inconclusive":
-        return "This audit cannot tell whether the patients were forgotten. It is not a pass."
-    meanings = {finding.meaning for finding in outside}
-    parts = []
-    if "remembered" in meanings:
-        parts.append("the forgotten patients are still remembered")
-    if "over_forgotten" in meanings:
-        parts.append("the forgotten patients are recognisable because the model treats them abnormally badly")
-    if "utility_lost" in meanings:
-        parts.append("the model is no longer as useful for others")
-    text = "; ".join(parts)
-    addition = "" if informative else " (Forgetting itself could not be judged.)"
-    return text[0].upper() + text[1:] + "." + addition
 
 
 def _limits(headline: Criterion, n_forget: int, n_test: int, level: float) -> tuple[float | None, float | None]:
@@ -352,20 +207,3 @@ def _limits(headline: Criterion, n_forget: int, n_test: int, level: float) -> tu
     if candidate.value is not None and candidate.interval.low is not None:
         unnoticed = min(1.0, highest + candidate.value - candidate.interval.low)
     return (detectable if detectable < 1.0 else None), unnoticed
-
-
-def _interval(reading: Reading) -> str:
-    low, high = reading.interval.low, reading.interval.high
-    return "no interval" if low is None else f"{100 * reading.interval.level:.4g} % interval {low:.3f} to {high:.3f}"
-
-
-def _shown(reading: Reading) -> str:
-    return "not known" if reading.value is None else f"{reading.value:.3f} ({_interval(reading)})"
-
-
-def _scope(criterion: Criterion) -> str:
-    return "not known" if criterion.range is None else _range(criterion.range)
-
-
-def _range(scope: tuple[float, float]) -> str:
-    return f"{scope[0]:.3f} to {scope[1]:.3f}"

@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from forgetmi.audit.criteria import Criterion, Reading, as_candidate
 from forgetmi.audit.options import AuditOptions
-from forgetmi.audit.verdict import Criterion, Reading, as_candidate, judge
+from forgetmi.audit.verdict import judge
 from forgetmi.errors import AuditError, ConfigError
 from forgetmi.metrics.intervals import Interval
 

@@ -1,0 +1,117 @@
+"""The verdict's words: what the rule found, for people."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning, Reading
+from forgetmi.audit.options import AuditOptions
+
+PLAIN: dict[Meaning, str] = {
+    "remembered": "Still remembered",
+    "over_forgotten": "Over-forgotten",
+    "utility_lost": "Usefulness lost",
+}
+
+
+_RETRAIN = "Retraining without these patients is the answer that needs no audit."
+_AGAIN = (
+    "Choose settings on validation data and audit anew; a model that was tuned against its own audit is not audited."
+)
+_ADVICE: dict[Meaning, str] = {
+    "remembered": f"Do not treat the patients as forgotten. Unlearn more strongly, or retrain. {_AGAIN}",
+    "over_forgotten": f"Unlearn less strongly: fewer steps or a smaller learning rate. {_AGAIN}",
+    "utility_lost": f"Do not use this model in place of the original. Unlearn less strongly, or retrain. {_AGAIN}",
+}
+
+# For a reader without statistics: (kind, meaning) to a sentence about the unlearned model. None: inside.
+SENTENCES: dict[tuple[Kind, Meaning | None], str] = {
+    ("attack", None): "As far as so many patients can show, the attack works as on models that never saw them.",
+    ("attack", "remembered"): "The attack recognises the patients better than on models that never saw them.",
+    ("attack", "over_forgotten"): "The patients stand out: the model answers worse on them than if never seen.",
+    ("forget_accuracy", None): "It is right on these records about as often as models that never saw them.",
+    ("forget_accuracy", "remembered"): "It is right on these records more often than models that never saw them.",
+    ("forget_accuracy", "over_forgotten"): "It is wrong on these records more often than models that never saw them.",
+    ("forget_cross_entropy", None): "These records surprise it about as much as models that never saw them.",
+    ("forget_cross_entropy", "remembered"): "These records surprise it less than models that never saw them.",
+    ("forget_cross_entropy", "over_forgotten"): "These records surprise it more than models that never saw them.",
+    ("test_auc", None): "It serves other patients as well as before, or as well as retraining would.",
+    ("test_auc", "utility_lost"): "It serves other patients worse than before, and worse than retraining would.",
+}
+
+
+def plain_sentence(kind: Kind, meaning: Meaning | None) -> str:
+    """What a criterion says of the unlearned model, without statistics."""
+    return SENTENCES.get((kind, meaning), "Too few patients to say.")
+
+
+def advice(decision: Decision, outside: Sequence[Finding], n_forget: int, options: AuditOptions) -> tuple[str, ...]:
+    """What can be done now; nothing after a pass."""
+    if decision == "pass":
+        return ()
+    if decision == "inconclusive":
+        few = "" if n_forget >= options.min_patients else " Audit several requests together, if that is allowed."
+        return (f"Do not report this as a success.{few} {_RETRAIN}",)
+    seen = {finding.meaning for finding in outside}
+    return tuple(text for meaning, text in _ADVICE.items() if meaning in seen)
+
+
+def why_pass(headline: Criterion, criteria: Sequence[Criterion], options: AuditOptions) -> list[str]:
+    """Three reasons: the audit could see, it sees nothing now, others are served as before."""
+    useful = next((c for c in criteria if c.kind == "test_auc"), None)
+    reasons = [
+        f"The audit could see something: the original's {headline.label} is {shown(headline.original)}, above the "
+        f"retrained models ({scope_of(headline)}).",
+        f"Now it is {shown(headline.candidate)}, as in a model that never saw the patients. None of the "
+        f"{len(criteria)} figures of the rule lies outside.",
+    ]
+    if useful is not None:
+        before, now = useful.original.value, useful.candidate.value
+        kept = before is not None and now is not None and before - now <= options.utility_margin
+        reasons.append(
+            f"The model is as useful as {'before' if kept else 'retraining allows'}: {useful.label} is "
+            f"{shown(useful.candidate)}, the original's {shown(useful.original)}, the retrained models' "
+            f"{scope_of(useful)}."
+        )
+    return reasons
+
+
+def summary(decision: Decision, outside: Sequence[Finding], informative: bool) -> str:
+    """The verdict in one sentence."""
+    if decision == "pass":
+        return "No sign that the forgotten patients can still be recognised, down to the limit stated."
+    if decision == "inconclusive":
+        return "This audit cannot tell whether the patients were forgotten. It is not a pass."
+    meanings = {finding.meaning for finding in outside}
+    parts = []
+    if "remembered" in meanings:
+        parts.append("the forgotten patients are still remembered")
+    if "over_forgotten" in meanings:
+        parts.append("the forgotten patients are recognisable because the model treats them abnormally badly")
+    if "utility_lost" in meanings:
+        parts.append("the model is no longer as useful for others")
+    text = "; ".join(parts)
+    blind = not informative and "remembered" not in meanings
+    addition = " (Forgetting itself could not be judged.)" if blind else ""
+    return text[0].upper() + text[1:] + "." + addition
+
+
+def interval(reading: Reading) -> str:
+    """``95 % interval 0.445 to 0.659``."""
+    low, high = reading.interval.low, reading.interval.high
+    return "no interval" if low is None else f"{100 * reading.interval.level:.4g} % interval {low:.3f} to {high:.3f}"
+
+
+def shown(reading: Reading) -> str:
+    """A value with its interval."""
+    return "not known" if reading.value is None else f"{reading.value:.3f} ({interval(reading)})"
+
+
+def scope_of(criterion: Criterion) -> str:
+    """The retrained range of a criterion."""
+    return "not known" if criterion.range is None else range_of(criterion.range)
+
+
+def range_of(scope: tuple[float, float]) -> str:
+    """``0.512 to 0.565``."""
+    return f"{scope[0]:.3f} to {scope[1]:.3f}"
