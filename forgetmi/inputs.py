@@ -13,9 +13,15 @@ from forgetmi.registry import Registry
 
 
 class InputOptions(Protocol):
-    """Settings of one modality in the config."""
+    """Settings of one modality in the config.
+
+    Attributes:
+        kind: of the modality.
+        learns: whether :meth:`build` looks at the training split's values; if not, they are not even read.
+    """
 
     kind: ClassVar[str]
+    learns: ClassVar[bool]
 
     def build(self, values: Sequence[Any]) -> Modality:
         """The modality. ``values``: what the training split's records hold, missing ones left out."""
@@ -32,6 +38,7 @@ class ImageInput:
     """
 
     kind: ClassVar[str] = "image"
+    learns: ClassVar[bool] = False
 
     size: int | tuple[int, int] = 224
     channels: Literal[1, 3] = 1
@@ -63,6 +70,7 @@ class TextInput:
     """
 
     kind: ClassVar[str] = "text"
+    learns: ClassVar[bool] = True
 
     max_length: int = 128
     tokenizer: Path | None = None
@@ -133,6 +141,7 @@ class TokensInput:
     """
 
     kind: ClassVar[str] = "tokens"
+    learns: ClassVar[bool] = False
 
     pad_id: int = 0
     max_length: int | None = None

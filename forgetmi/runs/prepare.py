@@ -17,7 +17,7 @@ from torch import nn
 from forgetmi.batch import Loader
 from forgetmi.config import Config
 from forgetmi.errors import ConfigError, RequestError, did_you_mean
-from forgetmi.inputs import training_noise
+from forgetmi.inputs import INPUTS, training_noise
 from forgetmi.modalities.base import Modality, noise_options
 from forgetmi.models import MODELS
 from forgetmi.models.persistence import LoadedModel, load_model
@@ -240,14 +240,13 @@ def _modalities(config: Config, dataset: RecordDataset, given: LoadedModel | Non
         raise ConfigError(problems)
     train = dataset.indices("train")
 
-    def values(name: str, kind: str) -> list[Any]:
-        # Pixels are not read for a modality that learns nothing from them.
-        read = [dataset[i].value(name) for i in train] if kind in ("text", "tabular") else []
-        return [value for value in read if value is not None]
+    def values(name: str) -> list[Any]:
+        return [value for value in (dataset[i].value(name) for i in train) if value is not None]
 
     if given is not None:
-        return {name: training_noise(m, values(name, m.kind)) for name, m in given.modalities.items()}
-    return {name: item.build(values(name, item.kind)) for name, item in config.model.modalities.items()}
+        learning = [name for name, modality in given.modalities.items() if INPUTS[modality.kind].learns]
+        return {n: training_noise(m, values(n)) if n in learning else m for n, m in given.modalities.items()}
+    return {name: item.build(values(name) if item.learns else ()) for name, item in config.model.modalities.items()}
 
 
 def _check_noise(config: Config, modalities: Mapping[str, Modality]) -> None:
