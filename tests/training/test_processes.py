@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import socket
@@ -11,13 +12,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import classifier_case
-from tests.training.toys import TASK, N, Net, fit, vector_loader
 
 from forgetmi.methods import build_method
 from forgetmi.training.options import FitOptions
 from forgetmi.training.runlog import RunLog
 from forgetmi.training.trainer import Loss, Trainer
+from tests.tiny import classifier_case
+from tests.training.toys import TASK, N, Net, fit, vector_loader
 
 OPTIONS = FitOptions(epochs=2, batch_size=4, lr=0.05, clip_norm=0.5, mode="eval")
 
@@ -48,10 +49,8 @@ def _resumed(folder: Path):
             raise InterruptedError
         return Loss(TASK.loss(model, batches["records"]), {})
 
-    try:
+    with contextlib.suppress(InterruptedError):
         fit(options, trainer=_trainer(folder, checkpoint_dir=folder), objective=stops)
-    except InterruptedError:
-        pass
     trainer = _trainer(folder, checkpoint_dir=folder, resume=True)
     model, result = fit(options, trainer=trainer)
     return model, result.history

@@ -10,8 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import classifier_case, same_state, state_of
-from tests.training.toys import TASK, N, Net, fit, vector_loader
 
 from forgetmi.errors import ForgetMIError, TrainingError
 from forgetmi.methods import build_method
@@ -19,6 +17,8 @@ from forgetmi.training import trainer as trainer_module
 from forgetmi.training.checkpoints import CheckpointFile, weights_digest
 from forgetmi.training.options import FitOptions
 from forgetmi.training.trainer import Trainer
+from tests.tiny import classifier_case, same_state, state_of
+from tests.training.toys import TASK, N, Net, fit, vector_loader
 
 OPTIONS = FitOptions(epochs=3, batch_size=4, lr=0.02, schedule="cosine", warmup=0.2, mode="train", checkpoint_every=1)
 STEPS = 3 * 3
@@ -128,7 +128,7 @@ def test_a_finished_fit_is_found_again_and_not_repeated(case, tmp_path, monkeypa
 
 
 def test_without_resume_a_fit_starts_again(tmp_path):
-    first, _ = fit(OPTIONS, model=net(), trainer=trainer(tmp_path))
+    fit(OPTIONS, model=net(), trainer=trainer(tmp_path))
     job = trainer(tmp_path)
     fit(OPTIONS, model=net(), trainer=job)
     assert (job.log.events[0]["epoch"], job.log.events[0]["step"]) == (0, 0)

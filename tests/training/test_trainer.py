@@ -9,8 +9,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from tests.training.toys import TASK, N, Net, fit, largest_difference, vector_loader
-from tests.tiny import same_state, state_of, tiny_gpt2, tiny_sequences
 from torch import nn
 
 from forgetmi.batch import Loader
@@ -23,6 +21,8 @@ from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.progress import Progress
 from forgetmi.training.runlog import RunLog
 from forgetmi.training.trainer import Loss, Trainer, task_objective
+from tests.tiny import same_state, state_of, tiny_gpt2, tiny_sequences
+from tests.training.toys import TASK, N, Net, fit, largest_difference, vector_loader
 
 PLAIN = FitOptions(epochs=3, batch_size=4, lr=0.05, optimizer="sgd", momentum=0.0, weight_decay=0.0, clip_norm=None)
 STEPS = math.ceil(N / 4)
@@ -106,9 +106,8 @@ def test_schedules_by_hand():
 
     assert factors(3) == [1.0, 1.0, 1.0]
     assert factors(4, schedule="linear") == [1.0, 0.75, 0.5, 0.25]
-    assert factors(4, schedule="cosine") == pytest.approx(
-        [1.0, 0.5 + 0.5 * math.sqrt(0.5), 0.5, 0.5 - 0.5 * math.sqrt(0.5)]
-    )
+    half = 0.5 * math.sqrt(0.5)
+    assert factors(4, schedule="cosine") == pytest.approx([1.0, 0.5 + half, 0.5, 0.5 - half])
     assert factors(8, warmup=0.5, schedule="linear") == [0.25, 0.5, 0.75, 1.0, 1.0, 0.75, 0.5, 0.25]
     assert factors(4, warmup=0.5) == [0.5, 1.0, 1.0, 1.0]
     assert factors(2, warmup=1.0, schedule="cosine") == [0.5, 1.0]
