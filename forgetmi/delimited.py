@@ -90,7 +90,7 @@ def read_delimited(
     style = {"delimiter": delimiter, "strict": True, "quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE}
     rows: list[list[str]] = []
     lines: list[int] = []
-    with _open_text(found, error) as stream:
+    with open_text(found, error) as stream:
         reader = csv.reader(stream, **style)  # type: ignore[arg-type]
         start = 1
         try:
@@ -129,7 +129,8 @@ def read_delimited(
 
 
 @contextmanager
-def _open_text(path: Path, error: type[ForgetMIError]) -> Iterator[io.TextIOBase]:
+def open_text(path: Path, error: type[ForgetMIError] = DataError) -> Iterator[io.TextIOBase]:
+    """A UTF-8 file (``.gz`` too) for reading; what goes wrong while it is read becomes ``error``."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
     try:
         # "utf-8-sig" takes away the byte order mark that spreadsheet programs write.
@@ -139,7 +140,7 @@ def _open_text(path: Path, error: type[ForgetMIError]) -> Iterator[io.TextIOBase
         raise error(
             f"{path.name} is not UTF-8 text",
             where=f"{path.name}:{_first_bad_line(path)}",
-            fix="save it as 'CSV UTF-8'",
+            fix="save it as UTF-8 (spreadsheet programs: 'CSV UTF-8')",
         ) from problem
     except (OSError, EOFError, zlib.error) as problem:
         raise error(f"{path.name} cannot be read: {problem}", where=str(path.parent)) from problem

@@ -20,8 +20,8 @@ class Partition:
         forget, retain: what the request names of the train split, and the rest of it.
         validation, test: the other splits, without the request's patients.
         level: the request's level.
-        modalities: for a request at level ``modality``, the modalities to be forgotten; else ``None``. Then a forget
-            record holds these modalities only.
+        modalities: for a request at level ``modality``, the modalities to be forgotten, and at level ``section`` the
+            sections; else ``None``. Then a forget record holds these only.
         excluded: train records of the same patients that a narrower request did not name: used on neither side.
         leftovers: what else hangs on the same patients: level name to count ("records of the same patients that the
             request does not name: 12").
@@ -72,15 +72,42 @@ class Partition:
         return tuple(sorted((*self.forget, *self.retain, *self.excluded)))
 
     def forget_records(self) -> dict[int, Record]:
-        """The forget records as the request sees them: with the named modalities only, at level ``modality``."""
+        """The forget records as the request sees them: with the named modalities, or sections, only."""
         records = {index: self.dataset[index] for index in self.forget}
         if self.modalities is None:
             return records
+        if self.level == "section":
+            parts = self.dataset.section_parts(self.modalities)
+            return {index: record.keep_sections(parts) for index, record in records.items()}
         return {index: record.keep_only(self.modalities) for index, record in records.items()}
+
+    def remains(self) -> tuple[str, ...]:
+        """What the request leaves of the same patients, in sentences. There is always at least one.
+
+        A narrow request leaks: who knows a patient's other studies can often tell what the forgotten one said.
+        """
+        said = []
+        n = self.leftovers.get("sample", 0)
+        if n:
+            people, studies = self.leftovers["patient"], self.leftovers["study"]
+            said.append(
+                f"{people} of the patients concerned keep {_many(n, 'other sample', 'other samples')} in "
+                f"{_many(studies, 'study', 'studies')}: what they say of these people is not forgotten"
+            )
+        for level, word in (("modality", "other modalities"), ("section", "other sections of the same texts")):
+            if self.leftovers.get(level):
+                said.append(f"{word} of the forget records stay, {self.leftovers[level]} in all")
+        if "patient" not in self.dataset.levels and self.level not in ("institution", "patient"):
+            said.append("the source does not say which studies are of one person: what else remains is not known")
+        return tuple(said) or ("nothing: every record of the patients concerned is to be forgotten",)
 
     def counts(self) -> dict[str, dict[str, int]]:
         """Part to number of patients, studies and samples."""
         return {part: _count(self.dataset, self.indices(part)) for part in PARTS}
+
+
+def _many(n: int, one: str, more: str) -> str:
+    return f"{n} {one if n == 1 else more}"
 
 
 def _count(dataset: RecordDataset, indices: Iterable[int]) -> dict[str, int]:

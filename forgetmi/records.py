@@ -5,26 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-from forgetmi.errors import DataError
+from forgetmi.errors import DataError, did_you_mean
+from forgetmi.values import LazyValue, only_sections
 
-LEVELS = ("institution", "patient", "study", "sample", "modality")
+LEVELS = ("institution", "patient", "study", "sample", "modality", "section")
 ALIAS_LEVELS = ("patient", "study")
 SPLITS = ("train", "validation", "test")
 Label = int | tuple[float | None, ...] | None
-
-
-@runtime_checkable
-class LazyValue(Protocol):
-    """A modality's value that is read from disk only when it is used."""
-
-    def load(self) -> Any:
-        """Read the value.
-
-        Raises:
-            DataError: the file is missing or cannot be read; the message names it.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +27,8 @@ class Record:
         label: class index (multiclass, ordinal), one value a label with ``None`` where unknown (multilabel), or
             ``None`` (no label).
         split: ``"train"``, ``"validation"`` or ``"test"``.
+        attributes: what the source says about the record and a query may ask for: ``StudyDate`` (YYYYMMDD),
+            ``Manufacturer``, ``ViewPosition``, ... A blank or absent one is not known.
     """
 
     sample_id: str
@@ -47,6 +38,7 @@ class Record:
     modalities: Mapping[str, Any]
     label: Label
     split: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("sample_id", "study_id", "patient_id", "institution"):
@@ -69,6 +61,18 @@ class Record:
         """This record with every other modality missing."""
         kept = set(names)
         return replace(self, modalities={k: v if k in kept else None for k, v in self.modalities.items()})
+
+    def keep_sections(self, parts: Mapping[str, Sequence[str]]) -> Record:
+        """This record with these sections of these texts, everything else missing.
+
+        Args:
+            parts: modality name to the sections that stay.
+
+        Raises:
+            DataError: one of the modalities is not kept in sections.
+        """
+        kept = {k: only_sections(v, parts[k]) if k in parts else None for k, v in self.modalities.items()}
+        return replace(self, modalities=kept)
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,8 @@ class RecordDataset(Sequence[Record]):
     Args:
         records: in any order.
         name: the source's name, for messages and reports.
-        levels: the request levels that the source can support (a subset of :data:`LEVELS`).
+        levels: the request levels that the source can support (a subset of :data:`LEVELS`). ``"section"`` is among
+            them exactly when ``sections`` names some.
         classes: names of the label's classes (or of the labels, when multilabel), in index order.
         modality_kinds: modality name to kind (``"image"``, ``"volume"``, ``"text"``, ``"tabular"``, ``"signal"``,
             ``"tokens"``).
@@ -117,6 +122,8 @@ class RecordDataset(Sequence[Record]):
         aliases: ``aliases[level][other id] = canonical id`` with level ``"patient"`` or ``"study"``: other ids under
             which the source knows the same person or study (a medical record number, an accession number, the id of a
             merged patient). The canonical id is the one that the records carry. It may have no record here.
+        sections: text modality to the names of the sections that its values
+            (:class:`~forgetmi.values.SectionedText`) may have.
 
     Raises:
         DataError: a sample id occurs twice, a patient stands in two splits, or an alias is at another level, leads to
@@ -135,10 +142,13 @@ class RecordDataset(Sequence[Record]):
         skipped: Skipped | None = None,
         notes: Sequence[str] = (),
         aliases: Mapping[str, Mapping[str, str]] | None = None,
+        sections: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self._records = tuple(sorted(records, key=lambda r: (r.patient_id, r.study_id, r.sample_id)))
         self.name = name
-        self.levels = tuple(level for level in LEVELS if level in set(levels))
+        self.sections = {modality: tuple(names) for modality, names in (sections or {}).items() if names}
+        supported = {*levels} - {"section"} | ({"section"} if self.sections else set())
+        self.levels = tuple(level for level in LEVELS if level in supported)
         self.classes = tuple(classes)
         self.modality_kinds = dict(modality_kinds or {})
         self.license_note = license_note
@@ -221,4 +231,26 @@ class RecordDataset(Sequence[Record]):
             skipped=self.skipped,
             notes=self.notes if notes is None else notes,
             aliases=self.aliases,
+            sections=self.sections,
         )
+
+    def section_parts(self, names: Iterable[str]) -> dict[str, tuple[str, ...]]:
+        """Modality to sections, from ``"text.impression"``, or ``"impression"`` where one modality alone has it.
+
+        Raises:
+            DataError: there is no such section, or several modalities have it.
+        """
+        known: dict[str, list[tuple[str, str]]] = {}
+        for modality, sections in self.sections.items():
+            for section in sections:
+                for name in (section, f"{modality}.{section}"):
+                    known.setdefault(name, []).append((modality, section))
+        found: dict[str, list[str]] = {}
+        for name in dict.fromkeys(names):
+            if len(meant := known.get(name, [])) != 1:
+                problem = "stands in several modalities: write modality.section" if meant else "is unknown"
+                raise DataError(f"section {name!r} of {self.name} {problem}. {did_you_mean(name, known)}")
+            modality, section = meant[0]
+            if section not in found.setdefault(modality, []):
+                found[modality].append(section)
+        return {modality: tuple(sections) for modality, sections in found.items()}

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from forgetmi.errors import ConfigError, RequestError
-from forgetmi.records import Record, RecordDataset
+from forgetmi.records import LEVELS, Record, RecordDataset
 from forgetmi.requests import ForgetRequest, read_request, resolve
 
 
@@ -167,7 +167,7 @@ class TestResolving:
         assert _ids(partition, "retain") == {"b1", "c1"}
         assert _ids(partition, "validation") == {"v1"} and _ids(partition, "test") == {"t1"}
         assert partition.excluded == ()
-        assert partition.leftovers == dict.fromkeys(("institution", "patient", "study", "sample", "modality"), 0)
+        assert partition.leftovers == dict.fromkeys(LEVELS, 0)
 
     def test_all_unknown_ids_are_listed_with_their_rows_and_only_counted_in_public(self, tmp_path):
         path = tmp_path / "r.csv"
@@ -212,7 +212,7 @@ class TestResolving:
         assert _ids(partition, "forget") == {"a1"} and _ids(partition, "excluded") == {"a2", "a3"}
         assert _ids(partition, "retain") == {"b1", "c1"}
         # left of patient 0001 at north: a2 in study A1 (named in part) and a3 in study A2
-        assert partition.leftovers == {"institution": 1, "patient": 1, "study": 2, "sample": 2, "modality": 0}
+        assert partition.leftovers == dict(zip(LEVELS, (1, 1, 2, 2, 0, 0), strict=True))
 
     def test_a_narrow_request_that_is_the_whole_patient_needs_no_choice(self):
         assert _ids(resolve(_dataset(), ForgetRequest.of("study", ["A1", "A2"])), "forget") == {"a1", "a2", "a3"}
