@@ -25,7 +25,7 @@ _PART_STYLES: dict[str, dict[str, Any]] = {
     "test": {"color": "#333333", "linestyle": (0, (1, 1.2)), "linewidth": 1.8},
 }
 _PART_NAMES = {"forget": "forgotten", "retain": "retained", "test": "test (never in training)"}
-_RC = {
+_RC: dict[Any, Any] = {
     "svg.fonttype": "none",  # text stays text: it can be read aloud, searched and enlarged
     "svg.hashsalt": "forgetmi",
     "font.size": 10,

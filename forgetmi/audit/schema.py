@@ -58,9 +58,9 @@ class RequestSummary(Document):
     source_kind: str = Field(description="csv, json, python, demo: never a path")
     n_ids: Annotated[int, Field(ge=1)]
     digest: Sha256 = Field(description="keyed hash of level and sorted ids (forgetmi.pseudonyms.request_digest)")
-    id_level: str | None = Field(None, description="what the ids name, where that is not the level")
+    id_level: str | None = Field(default=None, description="what the ids name, where that is not the level")
     modalities: list[str] | None = None
-    duplicates: Count = Field(0, description="ids that the source repeats")
+    duplicates: Count = Field(default=0, description="ids that the source repeats")
 
 
 class DataSummary(Document):
@@ -69,19 +69,21 @@ class DataSummary(Document):
     name: str
     fingerprint: Sha256
     counts: dict[str, Counts] = Field(description="forget, retain, validation, test")
-    notes: list[str] = Field([], description="what a reader must know first: 'films are rendered, not X-rays'")
+    notes: list[str] = Field(default=[], description="what a reader must know first: 'films are rendered, not X-rays'")
     license_note: str | None = None
-    skipped: dict[str, Count] = Field({}, description="reason to number of records that were not used")
-    leftovers: dict[str, Count] = Field({}, description="level to what else hangs on the same patients")
-    excluded: Count = Field(0, description="train records of the same patients, used on neither side")
+    skipped: dict[str, Count] = Field(default={}, description="reason to number of records that were not used")
+    leftovers: dict[str, Count] = Field(default={}, description="level to what else hangs on the same patients")
+    excluded: Count = Field(default=0, description="train records of the same patients, used on neither side")
 
 
 class ModelEntry(Document):
     """One model's identity and cost."""
 
     weights_sha256: Sha256
-    seconds: Seconds | None = Field(None, description="wall clock of training (or unlearning); null when not made here")
-    path: str | None = Field(None, description="relative to the run folder")
+    seconds: Seconds | None = Field(
+        default=None, description="wall clock of training (or unlearning); null when not made here"
+    )
+    path: str | None = Field(default=None, description="relative to the run folder")
     seed: int | None = None
     n_parameters: Count | None = None
     peak_memory_mb: float | None = None
@@ -115,10 +117,10 @@ class Stage(Document):
 class Case(Document):
     """What only people know; as entered, nothing is derived from it."""
 
-    reference: str | None = Field(None, description="the office's file number; never a patient's id")
+    reference: str | None = Field(default=None, description="the office's file number; never a patient's id")
     model_purpose: str | None = None
-    legal_basis: str | None = Field(None, description="such as 'GDPR art. 17', 'withdrawn research consent'")
-    release: str | None = Field(None, description="who gets the model, and how: labels, probabilities, weights")
+    legal_basis: str | None = Field(default=None, description="such as 'GDPR art. 17', 'withdrawn research consent'")
+    release: str | None = Field(default=None, description="who gets the model, and how: labels, probabilities, weights")
 
 
 class RunDocument(Document):
@@ -136,7 +138,9 @@ class RunDocument(Document):
     models: Models
     method: MethodSummary
     stages: list[Stage] = []
-    key_fingerprint: str | None = Field(None, description="start of a hash of the site's key: which key, not the key")
+    key_fingerprint: str | None = Field(
+        default=None, description="start of a hash of the site's key: which key, not the key"
+    )
     case: Case = Case()
 
 
