@@ -173,6 +173,7 @@ class Config:
 
 
 SECTIONS = ("data", "request", "task", "model", "training", "unlearning", "audit", "run", "case")
+_SELECTORS = ("unlearning.method", "data.adapter", "task.name")
 _REQUIRED = ("data", "request", "model", "unlearning")
 
 
@@ -186,7 +187,7 @@ def load_config(source: str | Path | Mapping[str, Any], overrides: Sequence[str]
     Raises:
         ConfigError: everything that is wrong, each with its line where there is one.
     """
-    settings = read_settings(source, overrides)
+    settings = read_settings(source, overrides, selectors=_SELECTORS)
     problems = [f"{name}: unknown section '{name}'. {did_you_mean(str(name), SECTIONS)}"
                 for name in settings.values if name not in SECTIONS]  # fmt: skip
     problems += [f"section {name!r} is missing" for name in _REQUIRED if name not in settings.values]
@@ -233,9 +234,9 @@ class _Reader:
             sections["request"]["file"] = self.settings.path("request.file", sections["request"]["file"])
         parts: dict[str, Any] = {
             "adapter": adapter,
-            "request": self.section(RequestConfig, sections["request"], "request"),
+            "request": self.section(RequestConfig, sections["request"], "request") if "request" in given else None,
             "task": self.task(sections["task"]),
-            "model": self.attempt(lambda: read_model(sections["model"], self.settings)),
+            "model": self.attempt(lambda: read_model(sections["model"], self.settings)) if "model" in given else None,
             "training": self.attempt(lambda: build_options(FitOptions, sections["training"], where="training")),
             "method": method,
             "audit": self.attempt(lambda: build_options(AuditOptions, audit, where="audit")),

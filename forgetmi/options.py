@@ -34,6 +34,7 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
         f"{where}: unknown option {name!r}. {did_you_mean(str(name), fields)}" for name in values if name not in fields
     ]
     known = {name: value for name, value in values.items() if name in fields}
+    refused: set[str] = set()
     for name, nested in nested_options(kind).items():
         if isinstance(known.get(name), Mapping):
             try:
@@ -41,6 +42,7 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
             except ConfigError as error:
                 problems += error.problems
                 del known[name]  # the rest is still checked
+                refused.add(name)
     try:
         checked = TypeAdapter(kind).validate_python(known)
     except ConfigError as error:
@@ -51,6 +53,7 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
             if item["type"] != "missing"
             else f"{where}: option {item['loc'][-1]!r} is required"
             for item in error.errors()
+            if item["type"] != "missing" or item["loc"][-1] not in refused
         ]
     if problems:
         raise ConfigError(problems)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,8 @@ import yaml
 
 from forgetmi.errors import ConfigError
 from forgetmi.options import nested_options
+
+logger = logging.getLogger("forgetmi")
 
 _PATH = re.compile(r"^([A-Za-z_][\w.]*)")
 _UNKNOWN = re.compile(r"^([A-Za-z_][\w.]*): (?:unknown|option) .*?'([^']+)'")
@@ -82,12 +85,16 @@ class Settings:
         return problem
 
 
-def read_settings(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Settings:
+def read_settings(
+    source: str | Path | Mapping[str, Any], overrides: Sequence[str] = (), *, selectors: Sequence[str] = ()
+) -> Settings:
     """Settings from a YAML file or a mapping, with overrides on top.
 
     Args:
         source: the file, or the settings themselves.
         overrides: ``"training.lr=1e-4"``: the value is read as YAML.
+        selectors: dotted keys that say what the rest of their section means (``unlearning.method``). An override that
+            chooses something else takes the section's other settings away: they belong to what was chosen before.
 
     Raises:
         ConfigError: the file cannot be read, is no YAML mapping or repeats a key; an override is not ``key=value`` or
@@ -101,7 +108,9 @@ def read_settings(source: str | Path | Mapping[str, Any], overrides: Sequence[st
     else:
         path = Path(source).expanduser().resolve()
         values = _read_file(path, lines, problems)
-    overridden = [_override(values, text, problems) for text in overrides]
+    # Selectors come first, so that the other overrides of their section stay.
+    ordered = sorted(overrides, key=lambda text: text.partition("=")[0].strip() not in selectors)
+    overridden = [_override(values, text, problems, selectors) for text in ordered]
     if problems:
         raise ConfigError(problems, where=None if path is None else str(path))
     return Settings(values, lines, frozenset(key for key in overridden if key), path)
@@ -164,7 +173,7 @@ def _keys(node: yaml.Node, prefix: str) -> Iterator[tuple[str, int, bool]]:
         yield from _keys(value_node, f"{key}.")
 
 
-def _override(values: dict[str, Any], text: str, problems: list[str]) -> str:
+def _override(values: dict[str, Any], text: str, problems: list[str], selectors: Sequence[str]) -> str:
     """Put one override into the values; its dotted key, or ``""`` where it was refused."""
     key, equals, value = text.partition("=")
     names = key.strip().split(".")
@@ -182,6 +191,9 @@ def _override(values: dict[str, Any], text: str, problems: list[str]) -> str:
         if not isinstance(place, dict):
             problems.append(f"override {key}: {'.'.join(names[:depth])} is a value, not a section")
             return ""
+    if key.strip() in selectors and place.get(names[-1], parsed) != parsed and len(place) > 1:
+        logger.info("%s is %s now: the other settings of this section do not apply", key.strip(), parsed)
+        place.clear()
     place[names[-1]] = parsed
     return key.strip()
 

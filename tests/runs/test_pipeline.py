@@ -52,7 +52,13 @@ def test_a_run_leaves_everything_that_it_should(finished):
         **run["request"], "level": "patient", "n_ids": len(FORGOTTEN), "source_kind": "csv", "duplicates": 0
     }  # fmt: skip
     assert run["data"]["counts"]["forget"]["patients"] == len(FORGOTTEN)
-    assert [stage["name"] for stage in run["stages"]] == ["original", "unlearned", "retrained-0", "retrained-1", "audit"]
+    assert [stage["name"] for stage in run["stages"]] == [
+        "original",
+        "unlearned",
+        "retrained-0",
+        "retrained-1",
+        "audit",
+    ]
     assert all(stage["seconds"] > 0 for stage in run["stages"])
 
 
@@ -225,7 +231,9 @@ def test_a_draw_depends_on_its_seed_only(source):
 
 
 def test_noise_that_no_modality_has_is_refused_before_training(source):
-    settings = tiny_settings(source, unlearning={"method": "forget_mi", "noise": {"imgae": {"sd": 1}, "text": {"p": 1}}})
+    settings = tiny_settings(
+        source, unlearning={"method": "forget_mi", "noise": {"imgae": {"sd": 1}, "text": {"p": 1}}}
+    )
     with pytest.raises(ConfigError) as caught:
         prepare(load_config(settings))
     assert len(caught.value.problems) == 2
