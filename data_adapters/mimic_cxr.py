@@ -20,7 +20,7 @@ from forgetmi.data_adapters.cells import (
     refuse_cells,
 )
 from forgetmi.data_adapters.images import ImageFile, TextFile
-from forgetmi.data_adapters.report_sections import report_text
+from forgetmi.data_adapters.report_sections import FALLBACK, report_text
 from forgetmi.data_adapters.tables import places, read_table, require_unique
 from forgetmi.delimited import read_delimited
 from forgetmi.errors import ConfigError, DataError, did_you_mean
@@ -74,6 +74,8 @@ class MimicCxr:
         text_tsv: Forget-MI's ``all_data.tsv``: no header; study id in the third column, text in the last (as its code
             reads it), or just these two. By default the report files are used.
         sections: report sections that make the text, see :func:`~forgetmi.data_adapters.report_sections.report_text`.
+        attributes: columns of ``mimic-cxr-2.0.0-metadata.csv`` that a query may ask for, such as ``ViewPosition`` and
+            ``StudyDate`` (which lies in the shifted future). Reading them takes a few seconds.
         on_missing_file: images that are not on the disk: ``error`` lists them with their rows, ``skip`` leaves them out
             and counts them. A missing report is a missing modality, and is counted in the notes.
 
@@ -83,7 +85,7 @@ class MimicCxr:
 
     name: ClassVar[str] = "mimic_cxr"
     summary: ClassVar[str] = "MIMIC-CXR and MIMIC-CXR-JPG with reports; the published Forget-MI split and forget sets"
-    levels: ClassVar[tuple[str, ...]] = ("patient", "study", "sample", "modality")
+    levels: ClassVar[tuple[str, ...]] = ("patient", "study", "sample", "modality", "section")
     license_note: ClassVar[str] = (
         "PhysioNet credentialed data: its use agreement forbids sharing it, or sending it to others' online services"
     )
@@ -102,6 +104,7 @@ class MimicCxr:
     validation_folds: tuple[int, ...] = (5,)
     text_tsv: Path | None = None
     sections: tuple[str, ...] = ("findings", "impression")
+    attributes: tuple[str, ...] = ()
     on_missing_file: MissingFilePolicy = "error"
 
     def __post_init__(self) -> None:
@@ -154,7 +157,8 @@ class MimicCxr:
             split, labels, paths = keep([not g for g in gone], "image file is missing", split, labels, paths)
         images = [None if path is None else ImageFile(path) for path in paths]
         texts, notes = self._texts(frame) if "text" in self.modalities else ({}, [])
-        columns = (frame["dicom_id"], frame["study_id"], frame["subject_id"], images, labels, split)
+        said = self._attributes(frame)
+        columns = (frame["dicom_id"], frame["study_id"], frame["subject_id"], images, labels, split, said)
         both = {"image", "text"} <= set(self.modalities)
 
         def values(image: ImageFile | None, study: str) -> dict[str, Any]:
@@ -164,8 +168,8 @@ class MimicCxr:
 
         return RecordDataset(
             (
-                Record(dicom, study, subject, "", values(image, study), label, part)
-                for dicom, study, subject, image, label, part in zip(*columns, strict=True)
+                Record(dicom, study, subject, "", values(image, study), label, part, attributes)
+                for dicom, study, subject, image, label, part, attributes in zip(*columns, strict=True)
             ),
             name=self.name,
             levels=self.levels,
@@ -174,7 +178,24 @@ class MimicCxr:
             license_note=self.license_note,
             skipped=Skipped.collect(skipped),
             notes=notes,
+            sections={"text": self._section_names()},
         )
+
+    def _section_names(self) -> tuple[str, ...]:
+        """The sections that a report's text may have; none where the texts come from one file."""
+        if "text" not in self.modalities or self.text_tsv is not None:
+            return ()
+        return tuple(dict.fromkeys((*self.sections, *FALLBACK)))
+
+    def _attributes(self, frame: pd.DataFrame) -> list[dict[str, str]]:
+        """What the metadata say of each image."""
+        if not self.attributes:
+            return [{} for _ in range(len(frame))]
+        table = self._table("metadata", ("dicom_id", *self.attributes), ("dicom_id", *self.attributes))
+        rows = zip(*(table[name] for name in self.attributes), strict=True)
+        cells = dict(zip(table["dicom_id"], rows, strict=True))
+        unknown = ("",) * len(self.attributes)
+        return [dict(zip(self.attributes, cells.get(dicom, unknown), strict=True)) for dicom in frame["dicom_id"]]
 
     def _table(self, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:
         folder = self.root if self.tables_root is None else self.tables_root

@@ -1,7 +1,7 @@
 """Open-i / IU X-Ray: the Indiana University chest X-ray reports (``ecgen-radiology/*.xml``) and their PNGs.
 
-One XML is one report of one study. The source has no patient linkage, so only the levels study, sample and modality
-are offered.
+One XML is one report of one study. The source has no patient linkage, so only the levels study, sample, modality and
+section are offered.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from forgetmi.data_adapters.images import ImageFile
 from forgetmi.errors import ConfigError, DataError, did_you_mean
 from forgetmi.records import Record, RecordDataset, Skipped
 from forgetmi.splits import split_by_patient
+from forgetmi.values import SectionedText
 
 SECTIONS = ("comparison", "indication", "findings", "impression")
 LICENSE_NOTE = (
@@ -200,7 +201,7 @@ class OpenI:
 
     name: ClassVar[str] = "openi"
     summary: ClassVar[str] = "Open-i / IU X-Ray: reports (XML archive or folder) with PNGs where they are there"
-    levels: ClassVar[tuple[str, ...]] = ("study", "sample", "modality")
+    levels: ClassVar[tuple[str, ...]] = ("study", "sample", "modality", "section")
     license_note: ClassVar[str] = LICENSE_NOTE
 
     reports: Path
@@ -242,7 +243,8 @@ class OpenI:
         records: list[Record] = []
         for report in reports:
             label, reason = exclusive_class(report, self.classes) if self.classes else (None, "")
-            text = " ".join(filter(None, (report.sections.get(name, "") for name in self.sections))) or None
+            parts = {name: text for name in self.sections if (text := report.sections.get(name))}
+            text = SectionedText(parts, separator=" ") if parts else None
             if not reason and text is None and not any(i in files for i in report.images):
                 reason = "neither text nor image"
             if reason:
@@ -262,6 +264,7 @@ class OpenI:
             license_note=self.license_note,
             skipped=Skipped.collect(skipped),
             notes=self._notes(reports, files),
+            sections={"text": self.sections},
         )
         if not self.validation and not self.test:
             return dataset

@@ -6,6 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
+from forgetmi.values import SectionedText
+
 # A header is a line that starts with one blank, then capitals, then a colon. MIMIC-CXR writes all of them so.
 _HEADER = re.compile(r"^ ([A-Z][A-Z ()/,-]*):(?=\s|$)", re.MULTILINE)
 _RULER = re.compile(r"^\s*_{10,}\s*$", re.MULTILINE)  # stands between an addendum and the report; "___" is masked text
@@ -25,7 +27,7 @@ _ALSO = {
 }
 # Headers that name the films ("CHEST, TWO VIEWS") stand where FINDINGS should.
 _FILMS = re.compile(r"chest|portable|\bribs\b|bone window|frontal|\bviews?\b|\b(pa|ap)\b.*\blat|\blat.*\b(pa|ap)\b")
-_FALLBACK = ("impression", "findings", "last_paragraph", "comparison")
+FALLBACK = ("impression", "findings", "last_paragraph", "comparison")
 
 
 def section_name(header: str) -> str:
@@ -67,14 +69,12 @@ def split_sections(report: str) -> list[tuple[str, str]]:
     return [(name, " ".join(text.split())) for name, text in found]
 
 
-def report_text(report: str, sections: Sequence[str] = ("findings", "impression")) -> str | None:
+def report_text(report: str, sections: Sequence[str] = ("findings", "impression")) -> SectionedText | None:
     """The text of the named sections, a line each; the last one counts where a name occurs twice (addenda come first).
 
     Where the report has none of them: its impression, its findings, its last paragraph, or its comparison, whichever
     is found first in this order. ``None`` where there is nothing of that kind: the modality is then missing.
     """
     by_name = {name: text for name, text in split_sections(report) if text}
-    chosen = [by_name[name] for name in sections if name in by_name]
-    if chosen:
-        return "\n".join(chosen)
-    return next((by_name[name] for name in _FALLBACK if name in by_name), None)
+    chosen = [name for name in sections if name in by_name] or [name for name in FALLBACK if name in by_name][:1]
+    return SectionedText({name: by_name[name] for name in chosen}) if chosen else None

@@ -43,7 +43,7 @@ def test_every_film_is_a_record_with_its_split_image_and_text(root):
     assert [r.patient_id for r in data] == [film[0] for film in FILMS]
     assert [r.study_id for r in data] == [film[1] for film in FILMS]
     assert [r.split for r in data] == ["train"] * 5 + ["validation"] * 2 + ["test"] * 2
-    assert data.levels == ("patient", "study", "sample", "modality")
+    assert data.levels == ("patient", "study", "sample", "modality", "section")
     assert "PhysioNet" in data.license_note
     for number, record in enumerate(data, start=1):
         np.testing.assert_allclose(record.value("image"), np.full((8, 8), 20 * number / 255), atol=2 / 255)

@@ -104,7 +104,7 @@ def test_records_and_what_is_skipped(tmp_path):
         "neither text nor image": 2,
     }
     assert any("12.xml" in place for place in dataset.skipped.examples["malformed report"])
-    assert dataset.levels == ("study", "sample", "modality") and "patient" not in OpenI.levels
+    assert dataset.levels == ("study", "sample", "modality", "section") and "patient" not in OpenI.levels
     assert dataset.modality_kinds == {"text": "text"} and dataset.classes == tuple(CLASSES)
     assert "BY-NC-ND" in dataset.license_note and any("no patient linkage" in note for note in dataset.notes)
     assert len(dataset) + dataset.skipped.total == len(FILES)
