@@ -13,10 +13,19 @@ from forgetmi.registry import Registry
 ADAPTERS = Registry(
     "adapter",
     {
+        "chexpert": "forgetmi.data_adapters.chexpert:CheXpert",
+        "chexpert_plus": "forgetmi.data_adapters.chexpert_plus:CheXpertPlus",
+        "dicom": "forgetmi.data_adapters.dicom:Dicom",
         "indiana_demo": "forgetmi.data_adapters.indiana_demo:IndianaDemo",
+        "iu_xray": "forgetmi.data_adapters.iu_xray:IuXray",
         "manifest": "forgetmi.data_adapters.manifest:Manifest",
+        "medmnist": "forgetmi.data_adapters.medmnist:MedMnist",
         "mimic_cxr": "forgetmi.data_adapters.mimic_cxr:MimicCxr",
+        "nih_cxr14": "forgetmi.data_adapters.nih_cxr14:NihCxr14",
         "openi": "forgetmi.data_adapters.openi:OpenI",
+        "padchest": "forgetmi.data_adapters.padchest:PadChest",
+        "r2gen": "forgetmi.data_adapters.r2gen:R2Gen",
+        "torchvision_set": "forgetmi.data_adapters.torchvision_set:TorchvisionSet",
     },
 )
 

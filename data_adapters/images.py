@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import struct
+import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,10 +28,12 @@ class ImageFile:
     Attributes:
         path: the file.
         channels: 1 gives [H, W], 3 gives [H, W, 3], ``None`` what the file holds.
+        frame: which frame of a DICOM file that holds several, from 0.
     """
 
     path: str | os.PathLike[str]
     channels: Literal[1, 3] | None = None
+    frame: int | None = None
 
     def load(self) -> NDArray[np.float32]:
         """The image, [H, W] or [H, W, 3], float32 in [0, 1]: 1 is the largest value that its bit depth can hold.
@@ -46,7 +51,11 @@ class ImageFile:
                 is_dicom = stream.read(132)[_DICOM_MARK] == b"DICM"
         except OSError as error:
             raise _unreadable("an image file", self.path, error) from error
-        pixels = _load_dicom(self.path) if is_dicom else _load_picture(self.path)
+        if is_dicom:
+            with quiet_pydicom():
+                pixels = _load_dicom(self.path, self.frame)
+        else:
+            pixels = _load_picture(self.path)
         if self.channels == 1 and pixels.ndim == 3:
             pixels = pixels @ np.array(_GREY, dtype=np.float32)
         elif self.channels == 3 and pixels.ndim == 2:
@@ -122,24 +131,25 @@ def _load_picture(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         raise _unreadable("an image file", path, error) from error
 
 
-def _load_dicom(path: str | os.PathLike[str]) -> NDArray[np.float32]:
+def _load_dicom(path: str | os.PathLike[str], frame: int | None) -> NDArray[np.float32]:
     import pydicom
     from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
 
     try:
         data = pydicom.dcmread(path)
         frames = int(data.get("NumberOfFrames") or 1)
-        if frames > 1:
+        if frames > 1 and frame is None:
             raise DataError(
                 f"a DICOM file holds {frames} frames",
                 expected="one frame",
                 fix="export each frame to its own file",
                 private=[str(path)],
             )
-        pixels = pixel_array(data)
+        pixels = pixel_array(data, index=frame)
         if pixels.ndim == 3:
             return (pixels / (2.0**data.BitsStored - 1)).astype(np.float32)
-        _refuse_unsupported(data)
+        apply_frame_groups(data, frame or 0)
+        refuse_unsupported(data)
         values = apply_modality_lut(pixels, data)
         if data.get("VOILUTSequence"):
             values = np.rint(values).astype(np.int64)
@@ -155,13 +165,63 @@ def _load_dicom(path: str | os.PathLike[str]) -> NDArray[np.float32]:
         raise
     except Exception as error:
         # pydicom and its decoders raise whatever the broken byte led to; all of it means "this file is not readable".
-        fix = None
-        if isinstance(error, RuntimeError | NotImplementedError):
-            fix = "compressed files may need a decoder: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
-        raise _unreadable("an image file", path, error, fix) from error
+        raise unreadable_dicom(path, error) from error
 
 
-def _refuse_unsupported(data: Any) -> None:
+@contextmanager
+def quiet_pydicom() -> Iterator[None]:
+    """No warnings of pydicom: they quote the values that they are about, which name patients."""
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def unreadable_dicom(path: str | os.PathLike[str], error: Exception) -> DataError:
+    """The error for a DICOM file whose pixels cannot be had; it names the decoder that is missing, if that is why."""
+    fix = None
+    if isinstance(error, RuntimeError | NotImplementedError):
+        fix = "compressed files may need a decoder: pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
+        try:
+            import pydicom
+
+            missing = missing_decoders(pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID)
+        except Exception:  # noqa: S110 - the file's own error is the one to report
+            pass
+        else:
+            fix = f"install a decoder for {missing[0]}: {'; or '.join(missing[1:])}" if missing else fix
+    return _unreadable("an image file", path, error, fix)
+
+
+def missing_decoders(syntax: str) -> list[str]:
+    """The name of a transfer syntax and what would decode it; empty where what is installed can."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID
+
+    uid = UID(syntax)
+    try:
+        decoder = get_decoder(uid)
+    except NotImplementedError:
+        return [uid.name, "pydicom knows none: convert these files (dcmconv, gdcmconv)"]
+    return [] if decoder.is_available else [uid.name, *decoder.missing_dependencies]
+
+
+def apply_frame_groups(data: Any, frame: int) -> None:
+    """Put the rescale and window of one frame of an enhanced multi-frame object where a single frame has them."""
+    for name, index in (("SharedFunctionalGroupsSequence", 0), ("PerFrameFunctionalGroupsSequence", frame)):
+        groups = data.get(name)
+        for inner in ("PixelValueTransformationSequence", "FrameVOILUTSequence"):
+            for element in (groups[index].get(inner) or [()])[0] if groups else ():
+                data[element.tag] = element
+
+
+def refuse_unsupported(data: Any) -> None:
+    """Raise NotImplementedError for pixels that would come out wrong."""
     if data.PhotometricInterpretation not in ("MONOCHROME1", "MONOCHROME2"):
         raise NotImplementedError(f"one channel of photometric interpretation {data.PhotometricInterpretation}")
     tables = data.get("VOILUTSequence")
@@ -180,6 +240,11 @@ def _output_range(data: Any) -> tuple[float, float]:
     """The ends of the range into which the modality and VOI transforms map (PS3.3 C.11.1, C.11.2)."""
     if data.get("VOILUTSequence"):
         return 0.0, 2.0 ** data.VOILUTSequence[0].LUTDescriptor[2] - 1
+    return modality_range(data)
+
+
+def modality_range(data: Any) -> tuple[float, float]:
+    """The ends of the range into which the modality transform alone maps (PS3.3 C.11.1)."""
     if data.get("ModalityLUTSequence"):
         return 0.0, 2.0 ** data.ModalityLUTSequence[0].LUTDescriptor[2] - 1
     bits = int(data.BitsStored)

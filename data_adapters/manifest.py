@@ -18,12 +18,12 @@ from forgetmi.data_adapters.cells import (
     missing_files,
     read_findings,
     read_splits,
-    refuse_cells,
 )
 from forgetmi.data_adapters.images import ImageFile, TextFile
+from forgetmi.data_adapters.label_table import class_labels
 from forgetmi.data_adapters.tables import places, read_table, require_unique
 from forgetmi.errors import ConfigError
-from forgetmi.records import Label, Record, RecordDataset, Skipped
+from forgetmi.records import Record, RecordDataset, Skipped
 from forgetmi.splits import split_by_patient
 
 _ID_FIELDS = ("institution", "patient_id", "study_id", "sample_id")
@@ -223,22 +223,7 @@ class Manifest:
         if self.label_kind == "multilabel":
             findings = read_findings(frame, self._label_columns, uncertain=self.uncertain, blank=self.blank)
             return self.classes or self._label_columns, list(findings)
-        column = self._label_columns[0]
-        cells = [_whole(cell.strip()) for cell in frame[column]]
-        found = set(cells)
-        classes = self.classes or sorted(found, key=int if all(cell.isdigit() for cell in found) else str)
-        index: dict[str, Label] = {}
-        if not any(name.isdigit() for name in classes):
-            index.update((str(i), i) for i in range(len(classes)))
-        index.update((name, i) for i, name in enumerate(classes))
-        expected = f"one of {', '.join(classes)}" + (f", or 0 to {len(classes) - 1}" if "0" in index else "")
-        refuse_cells(frame, column, [cell not in index for cell in cells], expected)
-        return tuple(classes), [index[cell] for cell in cells]
-
-
-def _whole(cell: str) -> str:
-    """``"2.0"`` as ``"2"``: programs write integers so when a column has gaps."""
-    return cell[:-2] if cell.endswith(".0") and cell[:-2].lstrip("-").isdigit() else cell
+        return class_labels(frame, self._label_columns[0], self.classes)
 
 
 def _notes(named: Mapping[str, str], patients: list[str], institutions: list[str]) -> list[str]:

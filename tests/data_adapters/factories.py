@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from tests.data_adapters import mimic_files
+from tests.data_adapters.dicom_files import ramp, write_dicom
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
 
 
@@ -40,6 +41,13 @@ def write_image(path: Path, value: int = 100, *, side: int = 8, bits: int = 8) -
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.fromarray(np.full((side, side), value, np.uint8 if bits == 8 else np.uint16)).save(path)
     return path
+
+
+def dicom(folder: Path) -> Source:
+    for n in range(1, 7):
+        tags = {"patient": f"00{(n + 1) // 2}", "study": str(n), "sop": str(n), "AccessionNumber": f"A{n}"}
+        write_dicom(folder / f"day{n % 2}" / f"IM{n}", ramp(n), **tags)
+    return Source({"root": folder}, folder, folder / "day1" / "IM1")
 
 
 def indiana_demo(folder: Path) -> Source:
@@ -88,6 +96,7 @@ def openi(folder: Path) -> Source:
 
 
 FACTORIES: dict[str, Callable[[Path], Source]] = {
+    "dicom": dicom,
     "indiana_demo": indiana_demo,
     "manifest": manifest,
     "mimic_cxr": mimic_cxr,
