@@ -42,12 +42,15 @@ class ModelConfig:
 
     def complete(self, modalities: Mapping[str, Modality], n_outputs: int) -> dict[str, Any]:
         """The settings from which the model is built: channels, vocabulary and outputs filled in."""
-        learned = {
-            name: modality.tokenizer.get_vocab_size() if hasattr(modality, "tokenizer") else modality.features
-            for name, modality in modalities.items()
-            if hasattr(modality, "tokenizer") or hasattr(modality, "features")
-        }
+        learned = {name: size for name, modality in modalities.items() if (size := _learned(modality)) is not None}
         return _complete(self.kind, self.settings, self.modalities, learned, n_outputs)
+
+
+def _learned(modality: Modality) -> int | None:
+    """What a modality learned from the training split and its encoder must know: the size of its vocabulary or row."""
+    tokenizer = getattr(modality, "tokenizer", None)
+    size: int | None = getattr(modality, "features", None) if tokenizer is None else tokenizer.get_vocab_size()
+    return size
 
 
 def read_model(values: Mapping[str, Any], settings: Settings) -> ModelConfig:

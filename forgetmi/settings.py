@@ -8,7 +8,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -24,7 +24,7 @@ _UNKNOWN = re.compile(r"^([A-Za-z_][\w.]*): (?:unknown|option) .*?'([^']+)'")
 class _Loader(yaml.SafeLoader):
     """YAML's plain scalars as people mean them (YAML 1.2): ``no`` is a word, ``1e-3`` a number, 2020-01-01 a text."""
 
-    yaml_implicit_resolvers: ClassVar[dict[str, list[tuple[str, re.Pattern[str]]]]] = {}
+    yaml_implicit_resolvers = {}  # noqa: RUF012 - what the base class declares
 
 
 _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|True|false|False)$"), list("tTfF"))
@@ -149,13 +149,13 @@ def _read_file(path: Path, lines: dict[str, int], problems: list[str]) -> dict[s
             if repeated:
                 problems.append(f"line {line}: {key} stands here for the second time, first on line {lines[key]}")
             lines.setdefault(key, line)
-        values: dict[str, Any] = loader.construct_document(node)  # type: ignore[no-untyped-call]
+        values: dict[str, Any] = loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f"line {mark.line + 1}: " if mark is not None else ""
         raise ConfigError([f"{place}no YAML: {getattr(error, 'problem', None) or error}"], where=str(path)) from error
     finally:
-        loader.dispose()  # type: ignore[no-untyped-call]
+        loader.dispose()
     return values
 
 
