@@ -85,7 +85,7 @@ class UnlearningJob:
 
     def identity(self, method: UnlearningMethod) -> str:
         """What makes a fit of this method on this job the one that it is: see ``Trainer.fit``."""
-        return repr((method, self.task, self.partition.modalities))
+        return repr((method, self.task, self.partition.level, self.partition.modalities))
 
 
 class UnlearningMethod(Protocol):

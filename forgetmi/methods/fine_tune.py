@@ -9,9 +9,8 @@ from torch import nn
 
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.training.options import FitOptions
-from forgetmi.training.plans import ShuffledPlan
+from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.seeds import derive_seed
-from forgetmi.training.trainer import task_objective
 
 
 @dataclass(frozen=True)
@@ -35,12 +34,16 @@ class FineTune:
         """The fine-tuned model."""
         check_job(self, job)
         model = job.copy_of_original()
-        plan = ShuffledPlan(
-            job.loader,
-            job.partition.retain,
-            batch_size=self.fit.batch_size,
-            seed=derive_seed(job.seed, self.name),
+        train_by_recipe(
+            model,
+            task=job.task,
+            loader=job.loader,
+            train=job.partition.retain,
+            validation=job.partition.validation,
+            recipe=self.fit,
+            trainer=job.trainer,
+            order_seed=derive_seed(job.seed, self.name),
+            seed=job.seed,
+            name=self.name,
         )
-        objective = task_objective(job.task, "records")
-        job.trainer.fit(model, plan, objective, self.fit, seed=job.seed, name=self.name)
         return model

@@ -46,7 +46,7 @@ def train_by_recipe(
             :meth:`~forgetmi.training.trainer.Trainer.fit` says.
     """
     validate = None
-    if recipe.select == "best" or recipe.patience is not None:
+    if recipe.validates:
         if not validation:
             raise TrainingError(
                 "the recipe chooses an epoch by validation records, and there are none",
@@ -55,7 +55,7 @@ def train_by_recipe(
         validate = _mean_loss(task, loader, validation, recipe.batch_size, trainer)
     plan = ShuffledPlan(loader, train, batch_size=recipe.batch_size, seed=order_seed)
     objective = task_objective(task, "records")
-    return trainer.fit(model, plan, objective, recipe, seed=seed, name=name, validate=validate)
+    return trainer.fit(model, plan, objective, recipe, seed=seed, name=name, validate=validate, identity=repr(task))
 
 
 def _mean_loss(task: Task, loader: Loader, indices: Sequence[int], batch_size: int, trainer: Trainer) -> Validation:

@@ -54,7 +54,8 @@ class Reference:
         """The same for clean batches, each record computed once. Embeddings and logits only, kept on the CPU.
 
         A record is known by its position and by which modalities it has here: a request for one modality leaves a
-        record with less than the dataset holds. Sequence logits (a language model's [B, T, V]) depend on the batch's
+        record with less than the dataset holds. One that is changed otherwise (sections of a text) needs a reference
+        of its own, see :meth:`fresh`. Sequence logits (a language model's [B, T, V]) depend on the batch's
         padding and are not kept: they are computed each time.
         """
         keys = _keys(batch)
