@@ -58,7 +58,7 @@ class Values:
         return value
 
     def show(self, key: str, form: str = "number", missing: str = "–") -> Markup | str:
-        """The value under a key, written in a form: number, share, count, seconds, text, json."""
+        """The value under a key, written in a form: number, share, count, in_100, seconds, text, json."""
         value = self.at(key)
         text = missing if value is None else written(value, form)
         if not self._html:
@@ -93,6 +93,10 @@ def written(value: Any, form: str) -> str:
         return f"{value:.1f} s" if value < 60 else f"{minutes} min {seconds} s"
     if form == "json":
         return json.dumps(value, indent=2, ensure_ascii=False)
+    if form == "in_100":
+        return f"{100 * value:.0f}"
+    if form == "text" and isinstance(value, Mapping):
+        return "{" + ", ".join(f"{name}: {written(item, form)}" for name, item in value.items()) + "}"
     if form == "number":
         return (f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}").replace("-", "\u2212")
     return str(value)

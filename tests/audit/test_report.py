@@ -84,7 +84,8 @@ def test_every_key_on_the_page_leads_into_a_document_and_shows_its_value(evidenc
         value = values.at(key)
         if isinstance(value, float):
             forms = {
-                written(value, f) for f in ("number", "share", "seconds", "signed", "points", "deviations", "text")
+                written(value, f)
+                for f in ("number", "share", "in_100", "seconds", "signed", "points", "deviations", "text")
             }
             assert all(text in forms for text in texts), (key, texts)
         elif isinstance(value, int):
