@@ -105,7 +105,16 @@ class Dicom:
             skipped += [("no label", h.place) for (h, _, _), y in zip(units, labels, strict=True) if y is None]
         located = bool(units) and all(header.institution for header, _, _ in units)
         records = [
-            Record(sample, h.study, h.patient, h.institution if located else "", {self.unit: value}, label, split)
+            Record(
+                sample,
+                h.study,
+                h.patient,
+                h.institution if located else "",
+                {self.unit: value},
+                label,
+                split,
+                h.attributes,
+            )
             for (h, sample, value), label, split in zip(units, labels, splits, strict=True)
             if self.labels is None or label is not None
         ]

@@ -24,7 +24,6 @@ _TAGS = [
     "OtherPatientIDsSequence",
     "AccessionNumber",
     "InstitutionName",
-    "Modality",
     "Rows",
     "Columns",
     "NumberOfFrames",
@@ -35,6 +34,8 @@ _TAGS = [
     "PatientIdentityRemoved",
     "BurnedInAnnotation",
 ]
+# What a query may ask for.
+_ATTRIBUTES = ["StudyDate", "Modality", "ViewPosition", "Manufacturer", "ManufacturerModelName", "StationName"]
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 
@@ -54,6 +55,7 @@ class Header:
         number: InstanceNumber.
         shape: (Rows, Columns).
         syntax: transfer syntax UID.
+        attributes: date, device and view, those that the file says.
     """
 
     path: str
@@ -76,6 +78,7 @@ class Header:
     syntax: str
     identity_removed: bool
     burned_in: str
+    attributes: dict[str, str]
 
     def along_normal(self) -> float | None:
         """Where the slice lies along the normal of its plane, mm (PS3.3 C.7.6.2.1.1); ``None`` where not known."""
@@ -138,7 +141,7 @@ def _read(path: str, place: str, force: bool) -> Header | str:
             marked = stream.read(132)[128:] == b"DICM"
         if not marked and not force:
             return "no DICOM file (no DICM at byte 128)"
-        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(_TAGS), force=force)
+        data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=[*_TAGS, *_ATTRIBUTES], force=force)
         return _header(path, place, data)
     except OSError as error:
         return f"file cannot be read ({error.strerror or type(error).__name__})"
@@ -186,6 +189,7 @@ def _header(path: str, place: str, data: Any) -> Header | str:
         syntax=str(data.file_meta.get("TransferSyntaxUID") or ""),
         identity_removed=_text(data, "PatientIdentityRemoved").upper() == "YES",
         burned_in=_text(data, "BurnedInAnnotation").upper(),
+        attributes={name: text for name in _ATTRIBUTES if (text := _text(data, name))},
     )
 
 

@@ -66,7 +66,7 @@ class LabelTable:
         """Labels and splits for records.
 
         Args:
-            keys: the ids of each record under which the table may know it; the first that it knows counts.
+            keys: the ids of each record under which the table may know it.
             patients: the patient of each record.
 
         Returns:
@@ -74,7 +74,8 @@ class LabelTable:
 
         Raises:
             DataError: a file, column or cell that cannot be used; an id twice; an id that belongs to records of more
-                than one patient, which would label a stranger; or not one record in the table.
+                than one patient, which would label a stranger; rows of one record that differ; or not one record in
+                the table.
         """
         extra = [self.split] if self.split else []
         frame = read_table(self.path, columns=[self.id_column, *self._columns, *extra], ids=[self.id_column])
@@ -87,7 +88,17 @@ class LabelTable:
             classes, labels = class_labels(frame, self._columns[0], self.classes)
         splits = read_splits(frame, self.split) if self.split else ["train"] * len(frame)
         row_of = {cell: row for row, cell in enumerate(frame[self.id_column]) if cell}
-        chosen = [next((row_of[key] for key in keys_of if key in row_of), None) for keys_of in keys]
+        rows_of = [list(dict.fromkeys(row_of[key] for key in keys_of if key in row_of)) for keys_of in keys]
+        differ = {row for found in rows_of if len({(labels[r], splits[r]) for r in found}) > 1 for row in found}
+        if differ:
+            raise DataError(
+                f"{len(differ)} rows of {frame.attrs['file']} name the same patient or study by its different ids, and "
+                "differ",
+                where=frame.attrs["file"],
+                fix="leave one row a patient or study",
+                private=first_places([place for row, place in enumerate(places(frame)) if row in differ]),
+            )
+        chosen = [next(iter(found), None) for found in rows_of]
         if row_of and not any(row is not None for row in chosen):
             raise DataError(
                 f"none of the {len(row_of)} ids of {frame.attrs['file']} is one of the source's {self.ids}",
@@ -109,8 +120,7 @@ class LabelTable:
                 fix="key the table by another id (StudyInstanceUID, or the patient's id with its issuer)",
                 private=first_places(listed),
             )
-        blanks = sum(not cell for cell in frame[self.id_column])
-        unused = len(row_of) - len(set(chosen) - {None}) + blanks
+        unused = len(frame) - len({row for found in rows_of for row in found})
         notes = [f"{unused} of {len(frame)} rows of the label table name nothing in the data"] if unused else []
         return JoinedLabels(
             tuple(classes),

@@ -30,7 +30,7 @@ def only_value(root, **options):
 
 
 def test_any_name_any_depth_and_what_is_no_image_is_counted(tmp_path):
-    write_dicom(tmp_path / "IM000001", ramp(), sop="1")
+    write_dicom(tmp_path / "IM000001", ramp(), sop="1", StudyDate="20200102")
     write_dicom(tmp_path / "a" / "b" / "c.dcm", ramp(), sop="2")
     write_dicom(tmp_path / "a" / "report", None, sop="3", Modality="SR")
     write_dicom(tmp_path / "DICOMDIR", ramp(), sop="4")
@@ -42,6 +42,7 @@ def test_any_name_any_depth_and_what_is_no_image_is_counted(tmp_path):
     os.mkfifo(tmp_path / "pipe")  # opening it would wait for ever
     data = load(tmp_path)
     assert [r.sample_id for r in data] == [f"{BASE}.3.1", f"{BASE}.3.2"]
+    assert data[0].attributes == {"Modality": "CT", "StudyDate": "20200102"}
     assert data.skipped.counts["no image (Modality SR)"] == 1
     assert data.skipped.counts["DICOMDIR (an index, no image)"] == 2
     assert data.skipped.counts["PatientID is blank"] == 1
