@@ -10,7 +10,8 @@ import pandas as pd
 
 from forgetmi.data_adapters.tables import places
 from forgetmi.delimited import first_places
-from forgetmi.errors import DataError
+from forgetmi.errors import DataError, did_you_mean
+from forgetmi.records import Label
 
 UncertainPolicy = Literal["unknown", "zero", "one"]
 BlankPolicy = Literal["unknown", "zero"]
@@ -65,6 +66,46 @@ def read_findings(
         meaning = {cell: policy[value] for cell, value in number.items()}
         read.append([meaning[cell] for cell in frame[column]])
     return list(zip(*read, strict=True))
+
+
+def read_targets(
+    frame: pd.DataFrame,
+    findings: Sequence[str],
+    target: str | None,
+    *,
+    uncertain: UncertainPolicy,
+    blank: BlankPolicy,
+) -> list[Label]:
+    """A label a row, from columns of findings: a value for each of them, or the class of one.
+
+    Args:
+        frame: the table, with a column a finding.
+        findings: all of them, in the order of the label's values.
+        target: one of them, as class 0 (absent) or 1 (present); ``None`` for all, as a multilabel target.
+        uncertain, blank: as in :func:`read_findings`.
+
+    Returns:
+        ``None`` where the target, or every finding, is unknown.
+    """
+    columns = findings if target is None else (target,)
+    rows = read_findings(frame, columns, uncertain=uncertain, blank=blank)
+    if target is not None:
+        return [None if value is None else int(value) for (value,) in rows]
+    unknown = (None,) * len(columns)
+    same: dict[tuple[float | None, ...], Label] = {unknown: None}  # few different rows, kept once each
+    return [same.setdefault(row, row) for row in rows]
+
+
+def target_classes(findings: Sequence[str], target: str | None) -> tuple[str, ...]:
+    """The names of the classes, or of the labels, that :func:`read_targets` gives."""
+    return tuple(findings) if target is None else (f"{target}: no", f"{target}: yes")
+
+
+def target_problems(findings: Sequence[str], target: str | None) -> list[str]:
+    """What is wrong with the option ``target``."""
+    if target is None or target in findings:
+        return []
+    return [f"target {target!r} is unknown. {did_you_mean(target, findings)}"]
 
 
 def refuse_cells(frame: pd.DataFrame, column: str, wrong: Sequence[bool], expected: str) -> None:

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from tests.data_adapters import mimic_files
+from tests.data_adapters import film_files, mimic_files
 from tests.data_adapters.dicom_files import ramp, write_dicom
+from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
 
 
@@ -34,13 +34,6 @@ class Source:
     root: Path
     breakable: Path
     lazy: bool = True
-
-
-def write_image(path: Path, value: int = 100, *, side: int = 8, bits: int = 8) -> Path:
-    """A flat grey image, PNG or JPEG by its suffix; PNG of 16 bits too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(np.full((side, side), value, np.uint8 if bits == 8 else np.uint16)).save(path)
-    return path
 
 
 def dicom(folder: Path) -> Source:
@@ -95,10 +88,64 @@ def openi(folder: Path) -> Source:
     return Source(options, folder, folder / "png" / "CXR1_IM-1.png")
 
 
+def chexpert(folder: Path) -> Source:
+    film_files.write_chexpert(folder)
+    options = {"root": folder, "blank": "zero", "test": 0.34}
+    return Source(options, folder, folder / film_files.CHEXPERT[0][0])
+
+
+def chexpert_plus(folder: Path) -> Source:
+    film_files.write_chexpert_plus(folder)
+    options = {"root": folder, "labels": folder / "chexbert_labels" / "impression_fixed.json", "blank": "zero"}
+    return Source(options, folder, (folder / film_files.CHEXPERT[0][0]).with_suffix(".png"))
+
+
+def iu_xray(folder: Path) -> Source:
+    film_files.write_iu(folder)
+    options = {"root": folder, "validation": 0.25, "test": 0.25}
+    return Source(options, folder, folder / "images" / "images_normalized" / film_files.IU_FILMS[0][1])
+
+
+def medmnist(folder: Path) -> Source:
+    path = folder / "organmnist3d.npz"
+    np.savez_compressed(path, **film_files.medmnist_arrays((5, 6, 7)))
+    return Source({"path": path}, folder, path)
+
+
+def nih_cxr14(folder: Path) -> Source:
+    film_files.write_nih(folder)
+    options = {"root": folder, "validation": 0.34}
+    return Source(options, folder, folder / "images_001" / "images" / film_files.NIH[0][0])
+
+
+def padchest(folder: Path) -> Source:
+    film_files.write_padchest(folder)
+    return Source({"root": folder, "validation": 0.25, "test": 0.25}, folder, folder / "0" / "a_1.png")
+
+
+def r2gen(folder: Path) -> Source:
+    path = film_files.write_r2gen(folder, mimic=True)
+    return Source({"path": path}, folder, next(iter(sorted(folder.rglob("*.jpg")))))
+
+
+def torchvision_set(folder: Path) -> Source:
+    film_files.write_idx(folder, zipped=True)
+    options = {"dataset": "fashion_mnist", "root": folder}
+    return Source(options, folder, folder / "train-images-idx3-ubyte.gz", lazy=False)
+
+
 FACTORIES: dict[str, Callable[[Path], Source]] = {
+    "chexpert": chexpert,
+    "chexpert_plus": chexpert_plus,
     "dicom": dicom,
     "indiana_demo": indiana_demo,
+    "iu_xray": iu_xray,
     "manifest": manifest,
+    "medmnist": medmnist,
     "mimic_cxr": mimic_cxr,
+    "nih_cxr14": nih_cxr14,
     "openi": openi,
+    "padchest": padchest,
+    "r2gen": r2gen,
+    "torchvision_set": torchvision_set,
 }
