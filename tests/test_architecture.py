@@ -23,6 +23,7 @@ FLOORS: list[set[str]] = [
     {"registry", "files", "values", "delimited"},
     {"options", "records"},
     {"modalities", "partition", "splits", "forget_request"},
+    {"request_list", "request_query"},
     {"request_sources"},
     {"requests"},
     {"batch", "pseudonyms"},

@@ -9,7 +9,7 @@ import pytest
 from forgetmi.config import load_config
 from forgetmi.errors import ConfigError
 from forgetmi.pseudonyms import patient_hasher
-from forgetmi.runs.redact import redacted_given, resolved, result_settings, without_folders
+from forgetmi.runs.redact import redacted_given, resolved, result_settings, without_folders, without_ids
 from forgetmi.settings import read_settings
 from tests.runs.tiny_source import tiny_settings
 
@@ -169,7 +169,7 @@ run:
         ("model.modalities.text.keywords=nowhere.txt", "there is no"),
         ("data.columns.patients=x", "unknown option 'patients'"),
         ("request.level=pacient", "request.level"),
-        ("request.draw={patients: 3}", "give exactly one of file, ids and draw, not file and draw"),
+        ("request.draw={patients: 3}", "give exactly one of file, ids, query and draw, not file and draw"),
         ("run.seed=-1", "run.seed"),
         ("run.seed=1.5", "run.seed"),
         ("audit.workers=true", "audit.workers"),
@@ -240,6 +240,14 @@ def test_ids_leave_as_hashes_and_counts_only(tmp_path):
     assert resolved(load_config(once), HASHER) == once
 
 
+def test_documents_do_not_say_what_a_query_asks_for():
+    asked = {"request": {"level": "study", "query": {"AccessionNumber": ["4711"], "StudyDate": {"from": "2019-01-01"}}}}
+    written = without_ids(asked)
+    assert "4711" not in str(written)
+    assert "2019" not in str(written)
+    assert "AccessionNumber, StudyDate" in written["request"]["query"]
+
+
 def test_documents_name_no_folder(tmp_path):
     given = redacted_given(load_config(tiny_settings(tmp_path)))
     assert str(tmp_path) not in str(given)
@@ -261,3 +269,13 @@ def test_the_demo_and_the_init_template_are_sound(tmp_path):
     assert (demo.adapter.name, demo.method.name, demo.retrains) == ("indiana_demo", "forget_mi", 5)
     mine = load_config(templates / "init" / "run.yaml")
     assert (mine.adapter.name, mine.split, mine.adapter.split.test) == ("manifest", None, 0.2)
+
+
+def test_a_query_in_the_config_is_checked_and_found_again(tmp_path):
+    asked = {"level": "study", "query": {"StudyDate": {"from": "2019-01-01"}}, "missing": "leave"}
+    config = load_config(tiny_settings(tmp_path, request=asked))
+    assert config.request.as_query().level == "study"
+    again = resolved(config, HASHER)["request"]
+    assert again["query"] == asked["query"] and again["missing"] == "leave"
+    assert "a level is needed" in _only(tiny_settings(tmp_path, request={"query": {"a": "b"}}))
+    assert "no date" in _only(tiny_settings(tmp_path, request={"level": "study", "query": {"StudyDate": {"to": "x"}}}))

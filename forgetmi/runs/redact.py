@@ -54,11 +54,15 @@ def redacted_given(config: Config) -> dict[str, Any]:
 
 
 def without_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings with counts in place of the request's ids (hashed ones too), and a kind in place of its file."""
+    """Settings with counts in place of the request's ids (hashed ones too), a kind in place of its file, and of a query
+    the names of its conditions: their values may be accession numbers, dates or sites.
+    """
     request = dict(settings.get("request", {}))
     for key in ("ids", "hashed_ids"):
         if key in request:
             request[key] = f"{len(request[key])} ids, not written"
+    if request.get("query"):
+        request["query"] = f"conditions on {', '.join(sorted(request['query']))}; their values are not written"
     if "file" in request:
         request["file"] = f"a {Path(request['file']).suffix} file, its name not written"
     return {**settings, "request": request}
