@@ -3,7 +3,7 @@
 Sections of a config file (``forgetmi init DIR`` writes a commented one)::
 
     data:        adapter: NAME, the adapter's options, split: {validation, test, seed} to draw splits by patient
-    request:     file: CSV or JSON | level + ids | draw: {patients, seed}; remaining: refuse | exclude
+    request:     file: CSV, JSON, list | level + ids or query | draw: {patients, seed}; remaining: refuse | exclude
     task:        name: classification, its options; n_classes comes from the data where it is left out
     model:       modalities, encoders, fusion, heads, dim, dropout | load: a folder of a stored model
     training:    epochs, batch_size, lr, ... (forgetmi.training.options.FitOptions): the original's recipe
@@ -25,9 +25,10 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from forgetmi.errors import ConfigError, did_you_mean
+from forgetmi.errors import ConfigError, RequestError, did_you_mean
 from forgetmi.model_settings import ModelConfig, read_model
 from forgetmi.options import build_options
+from forgetmi.request_query import Query
 from forgetmi.settings import Settings, absolute_paths, read_settings
 
 if typing.TYPE_CHECKING:
@@ -37,7 +38,7 @@ if typing.TYPE_CHECKING:
     from forgetmi.training.options import FitOptions
 
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
-Level = Literal["institution", "patient", "study", "sample", "modality"]
+Level = Literal["institution", "patient", "study", "sample", "modality", "section"]
 ValueT = TypeVar("ValueT")
 
 
@@ -61,15 +62,18 @@ class DrawConfig(_Section):
 
 
 class RequestConfig(_Section):
-    """Who or what is to be forgotten: exactly one of ``file``, ``ids``, ``hashed_ids`` and ``draw``.
+    """Who or what is to be forgotten: exactly one of ``file``, ``ids``, ``hashed_ids``, ``query`` and ``draw``.
 
     Attributes:
-        file: a CSV or JSON request; ``level`` and ``column`` where a CSV does not say them.
+        file: a CSV or JSON request, an EHR's manifest of deletions or a list as a clerk types it, see
+            :func:`forgetmi.request_sources.read_request`; ``level`` and ``column`` where a CSV does not say them.
         ids: identifiers at ``level``.
         hashed_ids: keyed hashes of identifiers, as a run folder's ``config.yaml`` holds them; the site's key finds who
             they are.
+        query: attributes that the records must have, see :class:`forgetmi.request_query.Query`; ``missing`` says what
+            becomes of records whose attribute is not known.
         draw: patients drawn at random.
-        modalities, id_level: for level ``modality``.
+        modalities, id_level: for levels ``modality`` and ``section`` (there ``modalities`` names sections).
         remaining: what becomes of the same patients' other train records.
     """
 
@@ -78,6 +82,8 @@ class RequestConfig(_Section):
     level: Level | None = None
     ids: list[str] | None = None
     hashed_ids: list[str] | None = None
+    query: dict[str, Any] | None = None
+    missing: Literal["refuse", "leave"] = "refuse"
     draw: DrawConfig | None = None
     modalities: list[str] | None = None
     id_level: str = ""
@@ -85,16 +91,32 @@ class RequestConfig(_Section):
 
     @model_validator(mode="after")
     def _one_source(self) -> RequestConfig:
-        given = [name for name in ("file", "ids", "hashed_ids", "draw") if getattr(self, name) is not None]
+        given = [name for name in ("file", "ids", "hashed_ids", "query", "draw") if getattr(self, name) is not None]
         if len(given) != 1:
-            raise ValueError(f"give exactly one of file, ids and draw, not {' and '.join(given) or 'none'}")
-        if given[0] in ("ids", "hashed_ids") and self.level is None:
-            raise ValueError("ids need a level: institution, patient, study, sample or modality")
+            raise ValueError(f"give exactly one of file, ids, query and draw, not {' and '.join(given) or 'none'}")
+        if given[0] in ("ids", "hashed_ids", "query") and self.level is None:
+            raise ValueError(f"{given[0]}: a level is needed: {', '.join(typing.get_args(Level))}")
+        if self.query is not None:
+            self.as_query()
         if given[0] == "draw" and self.level not in (None, "patient"):
             raise ValueError("draw draws patients: level must be patient, or left out")
         if given[0] != "file" and self.column is not None:
             raise ValueError("column belongs to a file")
         return self
+
+    def as_query(self) -> Query:
+        """The query, checked.
+
+        Raises:
+            ValueError: a condition cannot be used.
+        """
+        content = {"level": self.level, "query": self.query, "missing": self.missing, "id_level": self.id_level}
+        if self.modalities:
+            content["modalities"] = self.modalities
+        try:
+            return Query.from_mapping(content, source="request.query")
+        except RequestError as error:
+            raise ValueError(error.what) from None
 
 
 class RunConfig(_Section):

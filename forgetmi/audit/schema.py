@@ -54,13 +54,15 @@ class Environment(Document):
 class RequestSummary(Document):
     """What was asked, without a single id."""
 
-    level: Literal["institution", "patient", "study", "sample", "modality"]
-    source_kind: str = Field(description="csv, json, python, demo: never a path")
+    level: Literal["institution", "patient", "study", "sample", "modality", "section"]
+    source_kind: str = Field(description="csv, json, list, fhir, query, config, drawn: never a path")
     n_ids: Annotated[int, Field(ge=1)]
     digest: Sha256 = Field(description="keyed hash of level and sorted ids (forgetmi.pseudonyms.request_digest)")
     id_level: str | None = Field(default=None, description="what the ids name, where that is not the level")
     modalities: list[str] | None = None
     duplicates: Count = Field(default=0, description="ids that the source repeats")
+    notes: list[str] = Field(default=[], description="how the source was understood, without ids")
+    remains: list[str] = Field(default=[], description="what the request leaves of the same patients")
 
 
 class DataSummary(Document):

@@ -57,6 +57,8 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
             "id_level": None if request.id_level == request.level else request.id_level,
             "modalities": None if request.modalities is None else list(request.modalities),
             "duplicates": request.duplicates,
+            "notes": list(request.notes),
+            "remains": list(prepared.partition.remains()),
         },
         "data": {
             "name": dataset.name,

@@ -41,7 +41,8 @@ class Prepared:
     Attributes:
         config: the configuration.
         dataset, request, partition: the records, who is to be forgotten, and what that makes of them.
-        request_kind: where the request comes from: ``csv``, ``json``, ``config`` or ``drawn``.
+        request_kind: where the request comes from: ``csv``, ``json``, ``list``, ``fhir``, ``query``, ``config`` or
+            ``drawn``.
         task: how the model is scored.
         modalities, loader: how records become batches.
         key: the site's.
@@ -158,8 +159,10 @@ def site_key(config: Config, *, create: bool = True) -> bytes:
 def _request(config: Config, dataset: RecordDataset, key: bytes) -> tuple[ForgetRequest, str]:
     asked = config.request
     if asked.file is not None:
-        request = read_request(asked.file, level=asked.level, column=asked.column)
-        return request, "json" if asked.file.suffix == ".json" else "csv"
+        request = read_request(asked.file, level=asked.level, column=asked.column, dataset=dataset)
+        return request, request.kind
+    if asked.query is not None:
+        return asked.as_query().find(dataset), "query"
     if asked.draw is not None:
         pool = sorted(dataset.patients(dataset.indices("train")))
         if asked.draw.patients >= len(pool):
@@ -178,10 +181,11 @@ def _request(config: Config, dataset: RecordDataset, key: bytes) -> tuple[Forget
 
 def _unhashed(asked: Any, dataset: RecordDataset, key: bytes) -> list[str]:
     """Who the keyed hashes stand for."""
-    level = asked.id_level or ("sample" if asked.level == "modality" else asked.level)
+    level = asked.id_level or ("sample" if asked.level in ("modality", "section") else asked.level)
     attribute = "institution" if level == "institution" else f"{level}_id"
     pseudonym = patient_hasher(key)
-    known = {pseudonym(identifier): identifier for identifier in {getattr(r, attribute) for r in dataset}}
+    identifiers = {getattr(r, attribute) for r in dataset} | set(dataset.aliases.get(level, {}))
+    known = {pseudonym(identifier): identifier for identifier in identifiers}
     unknown = [hashed for hashed in asked.hashed_ids if hashed not in known]
     if unknown:
         raise RequestError(
