@@ -52,8 +52,8 @@ class ForgetMI:
         direction: ``attract_noisy`` or ``repel``.
         preset: the paper's weights: ``no_noise``, ``equal``, ``multimodal``, ``unimodal``, ``retention``. Without
             noise all distances start at 0 with a zero gradient: nothing tells the model where to go. What moves it
-            is weight decay and, from the second epoch on, rounding, which a distance that is not squared amplifies;
-            the paper found it poorest.
+            is weight decay, and rounding that a distance which is not squared, and Adam, amplify. The paper found it
+            poorest.
         weights: own weights instead of the preset's; normalised to sum 1.
         noise: kind of modality to noise options (``{"image": {"sd": 0.1}}``); a kind that is not named has its default.
         joint: which joint embedding: the ``model``'s own fusion, or the published ``gate`` over unimodal embeddings.
