@@ -7,7 +7,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-SOURCES := forgetmi models data_adapters tests benchmarks examples
+SOURCES := $(wildcard forgetmi models data_adapters tests benchmarks examples)
 
 .PHONY: help install demo test lint bench clean
 
