@@ -44,7 +44,7 @@ lint: $(VENV)/.ready-dev
 	MYPYPATH=build/typed $(BIN)/mypy -p forgetmi
 
 bench: $(VENV)/.ready-demo
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for script in $(wildcard benchmarks/*.py); do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 clean:
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
