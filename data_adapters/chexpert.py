@@ -56,6 +56,7 @@ class CheXpert:
 
     There is no patient column: patient and study are taken from the path. ``study1`` means something for one patient
     only, so study ids are ``patient00001/study1``, and sample ids are the path from ``train/`` or ``valid/`` on.
+    Attributes for queries: ``Projection`` (Frontal, Lateral) and ``ViewPosition`` (AP, PA; blank for laterals).
 
     Args:
         root: the release's folder, the one that holds ``train.csv`` and ``train/``.
@@ -123,14 +124,17 @@ class CheXpert:
             ),
             modalities={"image": ("image", [ImageFile(path, channels=1) for path in rows["path"]])},
             classes=target_classes(FINDINGS, self.target),
+            attributes={"Projection": rows["Frontal/Lateral"], "ViewPosition": rows["AP/PA"]},
             notes=[f"{name} is not in the folder: its films are not part of this dataset" for name in absent],
         )
 
     def _rows(self, name: str, split: str) -> Rows:
         """The usable rows of one file."""
-        columns = (self.target,) if self.target else FINDINGS
+        columns = ("Path", "Frontal/Lateral", "AP/PA", *((self.target,) if self.target else FINDINGS))
         rows = Rows(
-            read_table(os.path.join(self.root, name), columns=("Path", "Frontal/Lateral", *columns), ids=("Path",))
+            read_table(
+                os.path.join(self.root, name), columns=("Path", "Frontal/Lateral", "AP/PA", *columns), ids=("Path",)
+            )
         )
         require_unique(rows.frame, "Path")
         add_ids(rows, "Path")

@@ -23,7 +23,7 @@ from forgetmi.data_adapters.cells import (
 from forgetmi.data_adapters.chexpert import FINDINGS, LICENSE_NOTE, add_ids
 from forgetmi.data_adapters.images import ImageFile
 from forgetmi.data_adapters.json_lines import read_json_lines
-from forgetmi.data_adapters.rows import Rows
+from forgetmi.data_adapters.rows import Rows, section_texts
 from forgetmi.data_adapters.tables import read_table, require_unique
 from forgetmi.errors import ConfigError, DataError, did_you_mean
 from forgetmi.records import Label, RecordDataset
@@ -72,7 +72,7 @@ class CheXpertPlus:
 
     name: ClassVar[str] = "chexpert_plus"
     summary: ClassVar[str] = "CheXpert Plus: films, report sections and CheXbert labels"
-    levels: ClassVar[tuple[str, ...]] = ("patient", "study", "sample", "modality")
+    levels: ClassVar[tuple[str, ...]] = ("patient", "study", "sample", "modality", "section")
     license_note: ClassVar[str] = LICENSE_NOTE
 
     root: Path
@@ -121,7 +121,7 @@ class CheXpertPlus:
         rows = Rows(
             read_table(
                 Path(self.root) / TABLE if self.table is None else self.table,
-                columns=("path_to_image", "frontal_lateral", "deid_patient_id", "split", *texts),
+                columns=("path_to_image", "frontal_lateral", "ap_pa", "deid_patient_id", "split", *texts),
                 ids=("path_to_image", "deid_patient_id"),
             )
         )
@@ -148,8 +148,7 @@ class CheXpertPlus:
             modalities["image"] = ("image", [ImageFile(path, channels=1) for path in rows["path"]])
         notes = []
         if "text" in self.modalities:
-            cells = zip(*([" ".join(cell.split()) for cell in rows[column]] for column in texts), strict=True)
-            written = ["\n".join(filter(None, sections)) or None for sections in cells]
+            written = section_texts(rows, dict(zip(self.sections, texts, strict=True)))
             modalities["text"] = ("text", written)
             missing = sum(text is None for text in written)
             if missing:
@@ -168,6 +167,8 @@ class CheXpertPlus:
             modalities=modalities,
             levels=[level for level in self.levels if level != "modality" or len(modalities) > 1],
             classes=target_classes(FINDINGS, self.target) if self.labels is not None else (),
+            attributes={"Projection": rows["frontal_lateral"], "ViewPosition": rows["ap_pa"]},
+            sections={"text": self.sections} if "text" in modalities else None,
             notes=notes,
         )
 

@@ -11,11 +11,12 @@ from typing import ClassVar, Literal
 from forgetmi.data_adapters.cells import MissingFilePolicy, missing_files, refuse_cells
 from forgetmi.data_adapters.images import ImageFile
 from forgetmi.data_adapters.openi import LICENSE_NOTE, SECTIONS, OpenIReport, exclusive_class
-from forgetmi.data_adapters.rows import Rows
+from forgetmi.data_adapters.rows import Rows, section_texts
 from forgetmi.data_adapters.tables import read_table, require_unique
 from forgetmi.errors import ConfigError, did_you_mean
 from forgetmi.records import RecordDataset
 from forgetmi.splits import draw_splits
+from forgetmi.values import SectionedText
 
 _PROJECTIONS = ("Frontal", "Lateral")
 
@@ -23,7 +24,8 @@ _PROJECTIONS = ("Frontal", "Lateral")
 @dataclass(frozen=True)
 class IuXray:
     """Reads the CSV form of IU X-Ray. One record a film; the report repeats on each of its films, and a report without
-    a film is one record of text alone. :class:`~forgetmi.data_adapters.openi.OpenI` reads the XML form.
+    a film is one record of text alone. Attribute for queries: ``Projection``.
+    :class:`~forgetmi.data_adapters.openi.OpenI` reads the XML form.
 
     Args:
         root: the folder of the two tables.
@@ -43,7 +45,7 @@ class IuXray:
 
     name: ClassVar[str] = "iu_xray"
     summary: ClassVar[str] = "IU X-Ray, Kaggle's CSV form: reports with frontal and lateral films"
-    levels: ClassVar[tuple[str, ...]] = ("study", "sample", "modality")
+    levels: ClassVar[tuple[str, ...]] = ("study", "sample", "modality", "section")
     license_note: ClassVar[str] = LICENSE_NOTE
 
     root: Path
@@ -94,6 +96,7 @@ class IuXray:
         alone.skipped = reports.skipped
         alone.add("sample", alone["uid"])
         alone.add("image", [None] * len(alone))
+        alone.add("projection", [""] * len(alone))
         alone.leave_out([text is None for text in alone["text"]], "neither text nor film")
         parts.append(alone)
         rows = Rows.join(parts)
@@ -113,6 +116,8 @@ class IuXray:
             modalities=offered,
             levels=[level for level in self.levels if level != "modality" or len(offered) > 1],
             classes=tuple(self.classes),
+            attributes={"Projection": rows["projection"]},
+            sections={"text": self.sections} if "text" in offered else None,
             notes=notes,
         )
 
@@ -122,10 +127,9 @@ class IuXray:
         rows = Rows(read_table(os.path.join(self.root, "indiana_reports.csv"), columns=columns, ids=("uid",)))
         rows.leave_out([not uid for uid in rows["uid"]], "column 'uid' is blank")
         require_unique(rows.frame, "uid")
-        texts: list[str | None] = [None] * len(rows)
+        texts: list[SectionedText | None] = [None] * len(rows)
         if "text" in self.modalities:
-            cells = zip(*([" ".join(cell.split()) for cell in rows[name]] for name in self.sections), strict=True)
-            texts = [" ".join(filter(None, sections)) or None for sections in cells]
+            texts = section_texts(rows, {name: name for name in self.sections})
         rows.add("text", texts)
         rows.add("label", [None] * len(rows))
         if self.classes:

@@ -15,17 +15,21 @@ from forgetmi.data_adapters.cells import (
     MissingFilePolicy,
     UncertainPolicy,
     missing_files,
-    read_findings,
     read_splits,
+    read_targets,
     refuse_cells,
+    target_classes,
+    target_problems,
 )
 from forgetmi.data_adapters.images import ImageFile, TextFile
 from forgetmi.data_adapters.report_sections import FALLBACK, report_text
-from forgetmi.data_adapters.tables import places, read_table, require_unique
+from forgetmi.data_adapters.rows import Rows
+from forgetmi.data_adapters.tables import read_table, require_unique
 from forgetmi.delimited import read_delimited
-from forgetmi.errors import ConfigError, DataError, did_you_mean
-from forgetmi.records import Label, Record, RecordDataset, Skipped
+from forgetmi.errors import ConfigError, DataError
+from forgetmi.records import Label, RecordDataset
 from forgetmi.requests import ForgetRequest
+from forgetmi.splits import draw_splits
 
 FINDINGS = (
     "Atelectasis",
@@ -48,6 +52,7 @@ SEVERITIES = ("none", "vascular congestion", "interstitial edema", "alveolar ede
 _IDS = ("subject_id", "study_id", "dicom_id")
 _SUFFIXES = {"jpg": (".jpg",), "dicom": (".dcm",), "auto": (".jpg", ".dcm")}
 _FOLDS = {"1", "2", "3", "4", "5"}
+_SPELLED = {"Lung Opacity": "Airspace Opacity"}  # in the radiologists' file
 
 
 @dataclass(frozen=True)
@@ -67,15 +72,22 @@ class MimicCxr:
         target: one of the 14 findings, as classes no/yes; by default all of them, as a multilabel target.
         uncertain: what -1 becomes: ``unknown``, ``zero`` or ``one``.
         blank: what "not mentioned" becomes: ``unknown`` or ``zero``. "No Finding" is never 0, only 1 or blank.
+        radiologist_test_labels: label the test split from ``mimic-cxr-2.1.0-test-set-labeled.csv``, which radiologists
+            wrote, and leave out (and count) test images of studies that it does not hold.
         views: view positions to keep, ``""`` for images without one (15,769 of 377,110); by default all images.
-        forget_mi_split: the published split CSV of Forget-MI; by default ``mimic-cxr-2.0.0-split.csv`` is used.
+        split: ``published`` (``mimic-cxr-2.0.0-split.csv``, part of the JPG release), or ``drawn``: the images of
+            ``cxr-record-list.csv``, which the DICOM release has, all for training less what the next two draw.
+        validation, test: shares of the training patients that are drawn for these splits from ``seed``.
+        seed: of that draw.
+        forget_mi_split: the published split CSV of Forget-MI, in place of ``split``.
         validation_folds: folds of that file which are for validation; 5 is the published default. The published 6 %
             and 10 % forget sets hold subjects of all five folds: with them, give ``[]`` (there is no validation then).
         text_tsv: Forget-MI's ``all_data.tsv``: no header; study id in the third column, text in the last (as its code
             reads it), or just these two. By default the report files are used.
         sections: report sections that make the text, see :func:`~forgetmi.data_adapters.report_sections.report_text`.
         attributes: columns of ``mimic-cxr-2.0.0-metadata.csv`` that a query may ask for, such as ``ViewPosition`` and
-            ``StudyDate`` (which lies in the shifted future). Reading them takes a few seconds.
+            ``StudyDate`` (which lies in the shifted future). ``StudyTime`` gets back the leading zeros that it has lost
+            in the file: ``HHMMSS``. Reading them takes a few seconds.
         on_missing_file: images that are not on the disk: ``error`` lists them with their rows, ``skip`` leaves them out
             and counts them. A missing report is a missing modality, and is counted in the notes.
 
@@ -100,6 +112,11 @@ class MimicCxr:
     uncertain: UncertainPolicy = "unknown"
     blank: BlankPolicy = "unknown"
     views: tuple[str, ...] | None = None
+    radiologist_test_labels: bool = False
+    split: Literal["published", "drawn"] = "published"
+    validation: float = 0.0
+    test: float = 0.0
+    seed: int = 0
     forget_mi_split: Path | None = None
     validation_folds: tuple[int, ...] = (5,)
     text_tsv: Path | None = None
@@ -113,10 +130,13 @@ class MimicCxr:
             problems.append("modalities: name image, text or both, each once")
         if self.labels == "edema" and self.forget_mi_split is None:
             problems.append("labels: edema severities stand in the Forget-MI split: give forget_mi_split")
-        if self.target is not None and self.target not in FINDINGS:
-            problems.append(f"target {self.target!r} is unknown. {did_you_mean(self.target, FINDINGS)}")
+        problems += target_problems(FINDINGS, self.target)
         if self.target is not None and self.labels in ("edema", "none"):
             problems.append(f"target is for labels chexpert and negbio, not {self.labels}")
+        if self.radiologist_test_labels and self.labels in ("edema", "none"):
+            problems.append(f"radiologist_test_labels is for labels chexpert and negbio, not {self.labels}")
+        if self.split == "drawn" and self.forget_mi_split is not None:
+            problems.append("split: drawn and forget_mi_split exclude each other")
         if not {str(fold) for fold in self.validation_folds} < _FOLDS:
             problems.append(f"validation_folds {self.validation_folds} must be some, not all, of 1 to 5")
         if problems:
@@ -129,56 +149,39 @@ class MimicCxr:
             DataError: a file or column is missing, an image is not on the disk, no report is, an id is repeated, a
                 cell cannot be used. The message names file and row.
         """
-        frame, split = self._rows()
-        skipped: list[tuple[str, str]] = []
-
-        def keep(good: list[bool], reason: str, *columns: list[Any]) -> tuple[list[Any], ...]:
-            """The good rows of the frame (in place) and of the columns; the others are counted."""
-            nonlocal frame
-            if not all(good):
-                skipped.extend((reason, place) for place in places(frame, [not g for g in good]))
-                frame = frame[good]
-            return tuple([cell for cell, g in zip(column, good, strict=True) if g] for column in columns)
-
-        (split,) = keep([all(ids) for ids in zip(*(frame[c] for c in _IDS), strict=True)], "an id is blank", split)
-        require_unique(frame, "dicom_id")
-        _require_one_subject_a_study(frame)
-        if self.views is not None:
-            (split,) = keep(self._has_view(frame), "view not asked for", split)
-        labels = self._labels(frame)
+        rows = self._rows()
+        rows.leave_out([not all(ids) for ids in zip(*(rows[c] for c in _IDS), strict=True)], "an id is blank")
+        require_unique(rows.frame, "dicom_id")
+        _require_one_subject_a_study(rows.frame)
+        self._add_metadata(rows)
+        rows.add("label", self._labels(rows))
         if self.labels != "none":
-            split, labels = keep(
-                [label is not None for label in labels], "label unknown, or study not in the label file", split, labels
-            )
-        paths: list[str | None] = [None] * len(frame)
+            unknown = [label is None for label in rows["label"]]
+            rows.leave_out(unknown, "label unknown, or study not in the label file")
+        modalities: dict[str, tuple[str, list[Any]]] = {}
+        notes: list[str] = []
         if "image" in self.modalities:
-            paths = self._image_paths(frame)
-            gone = missing_files(paths, places(frame), "images", self.on_missing_file)
-            split, labels, paths = keep([not g for g in gone], "image file is missing", split, labels, paths)
-        images = [None if path is None else ImageFile(path) for path in paths]
-        texts, notes = self._texts(frame) if "text" in self.modalities else ({}, [])
-        said = self._attributes(frame)
-        columns = (frame["dicom_id"], frame["study_id"], frame["subject_id"], images, labels, split, said)
-        both = {"image", "text"} <= set(self.modalities)
-
-        def values(image: ImageFile | None, study: str) -> dict[str, Any]:
-            if both:
-                return {"image": image, "text": texts[study]}
-            return {"image": image} if "image" in self.modalities else {"text": texts[study]}
-
-        return RecordDataset(
-            (
-                Record(dicom, study, subject, "", values(image, study), label, part, attributes)
-                for dicom, study, subject, image, label, part, attributes in zip(*columns, strict=True)
-            ),
-            name=self.name,
-            levels=self.levels,
+            rows.add("path", self._image_paths(rows.frame))
+            gone = missing_files(rows["path"], rows.places, "images", self.on_missing_file)
+            rows.leave_out(gone, "image file is missing")
+            modalities["image"] = ("image", [ImageFile(path) for path in rows["path"]])
+        if "text" in self.modalities:
+            texts, notes = self._texts(rows.frame)
+            modalities["text"] = ("text", [texts[study] for study in rows["study_id"]])
+        patients, shares = rows["subject_id"], {"validation": self.validation, "test": self.test}
+        return rows.dataset(
+            self,
+            sample=rows["dicom_id"],
+            study=rows["study_id"],
+            patient=patients,
+            label=rows["label"],
+            split=draw_splits(patients, **shares, seed=self.seed, published=rows["split"]),
+            modalities=modalities,
+            levels=[level for level in self.levels if level != "modality" or len(modalities) > 1],
             classes=self._classes(),
-            modality_kinds={kind: kind for kind in self.modalities},
-            license_note=self.license_note,
-            skipped=Skipped.collect(skipped),
-            notes=notes,
+            attributes={name: rows[name] for name in self.attributes},
             sections={"text": self._section_names()},
+            notes=notes,
         )
 
     def _section_names(self) -> tuple[str, ...]:
@@ -187,30 +190,49 @@ class MimicCxr:
             return ()
         return tuple(dict.fromkeys((*self.sections, *FALLBACK)))
 
-    def _attributes(self, frame: pd.DataFrame) -> list[dict[str, str]]:
-        """What the metadata say of each image."""
-        if not self.attributes:
-            return [{} for _ in range(len(frame))]
-        table = self._table("metadata", ("dicom_id", *self.attributes), ("dicom_id", *self.attributes))
-        rows = zip(*(table[name] for name in self.attributes), strict=True)
-        cells = dict(zip(table["dicom_id"], rows, strict=True))
-        unknown = ("",) * len(self.attributes)
-        return [dict(zip(self.attributes, cells.get(dicom, unknown), strict=True)) for dicom in frame["dicom_id"]]
+    def _add_metadata(self, rows: Rows) -> None:
+        """Add the attributes that are asked for, and leave out images of other views."""
+        names = tuple(dict.fromkeys((*self.attributes, *(("ViewPosition",) if self.views is not None else ()))))
+        if not names:
+            return
+        table = self._table("metadata", ("dicom_id", *names), ("dicom_id", *names))
+        require_unique(table, "dicom_id")
+        if "StudyTime" in names:
+            table["StudyTime"] = pd.Series(list(map(padded_time, table["StudyTime"])), table.index, dtype=object)
+        cells = dict(zip(table["dicom_id"], zip(*(table[name] for name in names), strict=True), strict=True))
+        unknown = ("",) * len(names)
+        found = [cells.get(dicom, unknown) for dicom in rows["dicom_id"]]
+        for name, column in zip(names, zip(*found, strict=True), strict=True):
+            rows.add(name, column)
+        if self.views is not None:
+            wanted, present = set(self.views), set(table["ViewPosition"])
+            if not wanted & present:
+                raise DataError(f"no image has a view of {sorted(wanted)}", expected=f"views among {sorted(present)}")
+            rows.leave_out([view not in wanted for view in rows["ViewPosition"]], "view not asked for")
 
-    def _table(self, name: str, columns: tuple[str, ...], ids: tuple[str, ...]) -> pd.DataFrame:
+    def _table(self, name: str, columns: tuple[str, ...], ids: tuple[str, ...], release: str = "2.0.0") -> pd.DataFrame:
         folder = self.root if self.tables_root is None else self.tables_root
         try:
-            return read_table(os.path.join(folder, f"mimic-cxr-2.0.0-{name}.csv"), columns=columns, ids=ids)
+            return read_table(os.path.join(folder, f"mimic-cxr-{release}-{name}.csv"), columns=columns, ids=ids)
         except DataError as error:
             if self.tables_root is None and "there is no file" in error.what:
                 error.fix = "it is part of MIMIC-CXR-JPG, not of the DICOM release: say with tables_root where it is"
             raise
 
-    def _rows(self) -> tuple[pd.DataFrame, list[str]]:
-        """One row an image, and its split."""
-        if self.forget_mi_split is None:
-            frame = self._table("split", (*_IDS, "split"), _IDS)
-            return frame, read_splits(frame, "split")
+    def _rows(self) -> Rows:
+        """One row an image, with the column ``split``."""
+        if self.forget_mi_split is not None:
+            return self._forget_mi_rows()
+        if self.split == "published":
+            rows = Rows(self._table("split", (*_IDS, "split"), _IDS))
+            rows.add("split", read_splits(rows.frame, "split"))
+            return rows
+        rows = Rows(read_table(os.path.join(self.root, "cxr-record-list.csv"), columns=_IDS, ids=_IDS))
+        rows.add("split", ["train"] * len(rows))
+        return rows
+
+    def _forget_mi_rows(self) -> Rows:
+        assert self.forget_mi_split is not None
         severity = ("edeme_severity", "edema_severity")  # published with both spellings
         frame = read_table(self.forget_mi_split, columns=(*_IDS, "fold"), ids=(*_IDS, "fold"), optional=severity)
         frame = _rename(frame, {"edeme_severity": "edema_severity"})
@@ -223,44 +245,42 @@ class MimicCxr:
         refuse_cells(frame, "fold", [fold not in _FOLDS | {"TEST"} for fold in folds], "1 to 5, or TEST")
         part = dict.fromkeys(_FOLDS, "train") | {"TEST": "test"}
         part.update((str(fold), "validation") for fold in self.validation_folds)
-        return frame, [part[fold] for fold in folds]
-
-    def _has_view(self, frame: pd.DataFrame) -> list[bool]:
-        wanted = set(self.views or ())
-        table = self._table("metadata", ("dicom_id", "ViewPosition"), ("dicom_id", "ViewPosition"))
-        view = dict(zip(table["dicom_id"], table["ViewPosition"], strict=True))
-        present = set(view.values())
-        if not wanted & present:
-            raise DataError(f"no image has a view of {sorted(wanted)}", expected=f"views among {sorted(present)}")
-        return [view.get(dicom, "") in wanted for dicom in frame["dicom_id"]]
+        rows = Rows(frame)
+        rows.add("split", [part[fold] for fold in folds])
+        return rows
 
     def _classes(self) -> tuple[str, ...]:
         if self.labels == "none":
             return ()
-        if self.labels == "edema":
-            return SEVERITIES
-        return FINDINGS if self.target is None else (f"{self.target}: no", f"{self.target}: yes")
+        return SEVERITIES if self.labels == "edema" else target_classes(FINDINGS, self.target)
 
-    def _labels(self, frame: pd.DataFrame) -> list[Label]:
+    def _labels(self, rows: Rows) -> list[Label]:
         """A label a row; ``None`` where the study has no row in the label file, or its label is unknown."""
         if self.labels == "none":
-            return [None] * len(frame)
+            return [None] * len(rows)
         if self.labels == "edema":
             grade = {f"{i}{end}": i for i in range(len(SEVERITIES)) for end in ("", ".0")} | {"": None}
-            cells = [cell.strip() for cell in frame["edema_severity"]]
-            refuse_cells(frame, "edema_severity", [cell not in grade for cell in cells], "0, 1, 2 or 3")
+            cells = [cell.strip() for cell in rows["edema_severity"]]
+            refuse_cells(rows.frame, "edema_severity", [cell not in grade for cell in cells], "0, 1, 2 or 3")
             return [grade[cell] for cell in cells]
+        by_study = self._study_labels(self.labels)
+        if not self.radiologist_test_labels:
+            return [by_study.get(study) for study in rows["study_id"]]
+        read = {"train": by_study, "validation": by_study, "test": self._study_labels("test-set-labeled")}
+        return [read[split].get(study) for study, split in zip(rows["study_id"], rows["split"], strict=True)]
+
+    def _study_labels(self, name: str) -> dict[str, Label]:
+        """Study id to label, from one label file."""
         columns = FINDINGS if self.target is None else (self.target,)
-        table = self._table(self.labels, ("study_id", *columns), ("study_id",))
+        if name == "test-set-labeled":  # of release 2.1.0; it has no subject_id, and another word for one finding
+            spelled = {column: _SPELLED.get(column, column) for column in columns}
+            table = self._table(name, ("study_id", *spelled.values()), ("study_id",), release="2.1.0")
+            table = _rename(table, {theirs: ours for ours, theirs in spelled.items()})
+        else:
+            table = self._table(name, ("study_id", *columns), ("study_id",))
         require_unique(table, "study_id")
-        found = read_findings(table, columns, uncertain=self.uncertain, blank=self.blank)
-        by_study: dict[str, Label] = {}
-        for study, values in zip(table["study_id"], found, strict=True):
-            if self.target is None:
-                by_study[study] = values if any(value is not None for value in values) else None
-            else:
-                by_study[study] = None if values[0] is None else int(values[0])
-        return [by_study.get(study) for study in frame["study_id"]]
+        labels = read_targets(table, FINDINGS, self.target, uncertain=self.uncertain, blank=self.blank)
+        return dict(zip(table["study_id"], labels, strict=True))
 
     def _image_paths(self, frame: pd.DataFrame) -> list[str | None]:
         files = self._files_folder(self.root)
@@ -317,6 +337,12 @@ def read_forget_mi_request(path: str | os.PathLike[str]) -> ForgetRequest:
         RequestError: unreadable file, or one without ``subject_id``.
     """
     return ForgetRequest.from_csv(path, level="patient", column="subject_id")
+
+
+def padded_time(cell: str) -> str:
+    """``HHMMSS.fff`` from a time that was written as a number: ``93126.5`` is ``093126.5``."""
+    whole, dot, fraction = cell.strip().partition(".")
+    return f"{whole.zfill(6)}{dot}{fraction}" if whole.isdigit() else cell
 
 
 def _study_path(subject: str, study: str) -> str:

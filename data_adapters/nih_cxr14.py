@@ -96,7 +96,7 @@ class NihCxr14:
                 and its patient do not agree. The message names file and row.
             ConfigError: the shares of validation and test do not fit the number of patients.
         """
-        columns = ("Image Index", "Finding Labels", "Patient ID")
+        columns = ("Image Index", "Finding Labels", "Patient ID", "View Position")
         rows = Rows(read_table(self._table(), columns=columns, ids=("Image Index", "Patient ID")))
         require_unique(rows.frame, "Image Index")
         rows.add("patient", self._patients(rows))
@@ -123,6 +123,7 @@ class NihCxr14:
             # Some of the files have four channels, most have one.
             modalities={"image": ("image", [ImageFile(path, channels=1) for path in rows["path"]])},
             classes=target_classes(FINDINGS, self.target),
+            attributes={"ViewPosition": rows["View Position"]},
             notes=["no study ids: each film is taken for a study of its own"],
         )
 

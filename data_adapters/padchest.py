@@ -19,11 +19,13 @@ from forgetmi.splits import draw_splits
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 _IDS = ("ImageID", "StudyID", "PatientID")
+_ATTRIBUTES = {"StudyDate": "StudyDate_DICOM", "Manufacturer": "Manufacturer_DICOM", "Projection": "Projection"}
 
 
 @dataclass(frozen=True)
 class PadChest:
     """Reads PadChest. One record a film; report and labels belong to the study and repeat on each of its films.
+    Attributes for queries: ``StudyDate``, ``Manufacturer``, ``Projection``.
 
     Args:
         root: the folder that holds the films' folders ``0`` to ``54``.
@@ -79,7 +81,7 @@ class PadChest:
                 finding or projection that is asked for. The message names file and row.
             ConfigError: the shares of validation and test do not fit the number of patients.
         """
-        columns = (*_IDS, "ImageDir", "Projection", "MethodLabel", "Report", "Labels")
+        columns = (*_IDS, "ImageDir", "Projection", "MethodLabel", "Report", "Labels", *_ATTRIBUTES.values())
         path = Path(self.root) / TABLE if self.table is None else self.table
         rows = Rows(read_table(path, columns=columns, ids=(*_IDS, "ImageDir", "Projection", "MethodLabel")))
         for column in _IDS:
@@ -114,6 +116,7 @@ class PadChest:
             modalities=modalities,
             levels=[level for level in self.levels if level != "modality" or len(modalities) > 1],
             classes=classes,
+            attributes={name: rows[column] for name, column in _ATTRIBUTES.items()},
             notes=notes,
         )
 

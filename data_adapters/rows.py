@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import pandas as pd
 from forgetmi.data_adapters.base import Adapter
 from forgetmi.data_adapters.tables import places
 from forgetmi.records import Record, RecordDataset, Skipped
+from forgetmi.values import SectionedText
 
 
 class Rows:
@@ -73,6 +75,8 @@ class Rows:
         modalities: Mapping[str, tuple[str, Iterable[Any]]],
         levels: Sequence[str] | None = None,
         classes: Sequence[str] = (),
+        attributes: Mapping[str, Iterable[str]] | None = None,
+        sections: Mapping[str, Sequence[str]] | None = None,
         notes: Sequence[str] = (),
     ) -> RecordDataset:
         """The records, with what was left out.
@@ -83,13 +87,16 @@ class Rows:
             modalities: name to kind and values; ``None`` where a row does not have it.
             levels: those of the adapter that hold here; all by default.
             classes: names of the classes or labels.
+            attributes: name to a cell a row; blank ones are not known.
+            sections: text modality to the sections that its values may have.
             notes: what every report must say.
         """
         names = tuple(modalities)
-        columns = [values for _, values in modalities.values()]
-        rows = zip(sample, study, patient, label, split, zip(*columns, strict=True), strict=True)
+        values = zip(*(column for _, column in modalities.values()), strict=True)
+        said = self._attributes(attributes or {})
+        rows = zip(sample, study, patient, label, split, values, said, strict=True)
         return RecordDataset(
-            (Record(s, st, p, "", dict(zip(names, v, strict=True)), y, part) for s, st, p, y, part, v in rows),
+            (Record(s, st, p, "", dict(zip(names, v, strict=True)), y, part, a) for s, st, p, y, part, v, a in rows),
             name=adapter.name,
             levels=adapter.levels if levels is None else levels,
             classes=classes,
@@ -97,4 +104,30 @@ class Rows:
             license_note=adapter.license_note,
             skipped=Skipped.collect(self.skipped),
             notes=notes,
+            sections=sections,
         )
+
+    def _attributes(self, columns: Mapping[str, Iterable[str]]) -> Iterable[Mapping[str, str]]:
+        """The filled attributes of each row; rows that say the same share one mapping."""
+        if not columns:
+            return repeat({}, len(self.frame))
+        names = tuple(columns)
+        held: dict[tuple[str, ...], dict[str, str]] = {}
+
+        def one(cells: tuple[str, ...]) -> dict[str, str]:
+            if cells not in held:
+                held[cells] = {name: text for name, cell in zip(names, cells, strict=True) if (text := cell.strip())}
+            return held[cells]
+
+        return map(one, zip(*columns.values(), strict=True))
+
+
+def section_texts(rows: Rows, columns: Mapping[str, str]) -> list[SectionedText | None]:
+    """A text a row from columns that each hold one section, blanks folded; ``None`` where all are blank.
+
+    Args:
+        rows: the rows.
+        columns: section name to its column, in the order of the text.
+    """
+    cells = zip(*([" ".join(cell.split()) for cell in rows[column]] for column in columns.values()), strict=True)
+    return [SectionedText(dict(zip(columns, row, strict=True))) if any(row) else None for row in cells]
