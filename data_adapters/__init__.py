@@ -21,6 +21,7 @@ ADAPTERS = Registry(
         "manifest": "forgetmi.data_adapters.manifest:Manifest",
         "medmnist": "forgetmi.data_adapters.medmnist:MedMnist",
         "mimic_cxr": "forgetmi.data_adapters.mimic_cxr:MimicCxr",
+        "mimic_iv": "forgetmi.data_adapters.mimic_iv:MimicIV",
         "nih_cxr14": "forgetmi.data_adapters.nih_cxr14:NihCxr14",
         "openi": "forgetmi.data_adapters.openi:OpenI",
         "padchest": "forgetmi.data_adapters.padchest:PadChest",

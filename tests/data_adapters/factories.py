@@ -79,6 +79,11 @@ def mimic_cxr(folder: Path) -> Source:
     return Source({"root": folder, "blank": "zero"}, folder, next(iter(sorted(folder.rglob("*.jpg")))))
 
 
+def mimic_iv(folder: Path) -> Source:
+    mimic_iv_files.write_release(folder, gz=False)
+    return Source({"root": folder}, folder, folder / "hosp" / "labevents.csv")
+
+
 def openi(folder: Path) -> Source:
     files = {f"{i}.xml": report_xml(i, images=[f"CXR{i}_IM-1"], findings=f"made up {i}") for i in range(1, 11)}
     write_folder(folder / "ecgen-radiology", files)
@@ -144,6 +149,7 @@ FACTORIES: dict[str, Callable[[Path], Source]] = {
     "medmnist": medmnist,
     "mimic_cxr": mimic_cxr,
     "nih_cxr14": nih_cxr14,
+    "mimic_iv": mimic_iv,
     "openi": openi,
     "padchest": padchest,
     "r2gen": r2gen,
