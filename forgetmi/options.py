@@ -29,6 +29,8 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
     Raises:
         ConfigError: unknown options, missing options, wrong types, values out of range.
     """
+    if not isinstance(values, Mapping):
+        raise ConfigError([f"{where}: options are a mapping of names to values, not {type(values).__name__}"])
     fields = {field.name: field for field in dataclasses.fields(kind) if field.init}  # type: ignore[arg-type]
     problems = [
         f"{where}: unknown option {name!r}. {did_you_mean(str(name), fields)}" for name in values if name not in fields

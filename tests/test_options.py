@@ -51,5 +51,11 @@ def test_a_required_option_that_is_missing_is_named():
     assert caught.value.problems == ("o: option 'need' is required",)
 
 
+@pytest.mark.parametrize("values", [None, [], "x: 1", 3])
+def test_what_is_no_mapping_is_refused(values):
+    with pytest.raises(ConfigError, match="o: options are a mapping"):
+        build_options(Outer, values, where="o")
+
+
 def test_nested_options_are_found_through_none():
     assert nested_options(Outer) == {"need": Inner, "fit": Inner, "maybe": Inner}

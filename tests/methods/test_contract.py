@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tests.tiny import TinyCase, classifier_case, language_case, same_state, state_of
 
 import forgetmi.methods
 import forgetmi.parts
@@ -17,6 +16,7 @@ from forgetmi.errors import ConfigError, MethodError, TrainingError
 from forgetmi.methods import METHODS, build_method, check_job
 from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
+from tests.tiny import TinyCase, classifier_case, language_case, same_state, state_of
 
 CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
