@@ -38,17 +38,25 @@ def test_a_full_disk(path, monkeypatch, call):
 
 
 def test_a_disk_that_fills_up_while_writing(path):
-    with pytest.raises(ForgetMIError, match="No space left"), atomic_write(path) as file:
-        file.write(b"half")
-        full()
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            full()
+
+    with pytest.raises(ForgetMIError, match="No space left"):
+        write()
     assert untouched(path)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, SystemExit])
 def test_any_other_end_leaves_the_old_content_and_passes_on(path, error):
-    with pytest.raises(error), atomic_write(path) as file:
-        file.write(b"half")
-        raise error
+    def write():
+        with atomic_write(path) as file:
+            file.write(b"half")
+            raise error
+
+    with pytest.raises(error):
+        write()
     assert untouched(path)
 
 
