@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -13,6 +12,7 @@ import numpy as np
 
 from forgetmi.data_adapters.openi import OpenIReport, exclusive_class, read_reports
 from forgetmi.data_adapters.rendered_films import MASK_ARCHIVE, RenderedFilm, package_file
+from forgetmi.duplicates import near_duplicates, normalised_words
 from forgetmi.errors import ConfigError, DataError
 from forgetmi.records import SPLITS, Record, RecordDataset, Skipped
 
@@ -24,7 +24,6 @@ CLASSES: dict[str, tuple[str, ...]] = {
     "effusion": ("pleural effusion",),
 }
 MASK = "xxxx"  # what the source itself puts where a word was removed
-NEAR = 0.8
 
 # The words of the MeSH heads above in all their forms, and "enlarged", which is how reports say cardiomegaly.
 LABEL_WORDS = re.compile(
@@ -51,34 +50,6 @@ def demo_text(report: OpenIReport, *, hard: bool, findings_words: int) -> str:
         parts["findings"] = " ".join(parts["findings"].split()[:findings_words])
     text = " ".join(filter(None, parts.values()))
     return LABEL_WORDS.sub(MASK, text) if hard else text
-
-
-def normalised_words(text: str) -> tuple[str, ...]:
-    """The words in lower case, without digits, punctuation and removed words (``xxxx``)."""
-    return tuple(re.sub(r"[^a-z]+", " ", re.sub(r"x{3,}", " ", text.lower())).split())
-
-
-def near_duplicates(texts: Iterable[str]) -> list[bool]:
-    """Which texts nearly repeat an earlier one that is no near-duplicate itself.
-
-    Two texts are near-duplicates where their sets of three-word shingles, after :func:`normalised_words`, have a
-    Jaccard similarity of at least :data:`NEAR`; equal ones have 1. A text of fewer than three words is one shingle.
-    Of the texts kept no two are near-duplicates. Exact: an inverted index finds every pair that shares a shingle.
-    """
-    index: dict[tuple[str, ...], list[int]] = defaultdict(list)
-    sizes: list[int] = []
-    verdicts = []
-    for text in texts:
-        words = normalised_words(text)
-        shingles = {words[i : i + 3] for i in range(max(1, len(words) - 2))}
-        shared = Counter(kept for shingle in shingles for kept in index[shingle])
-        repeats = any(n >= NEAR * (len(shingles) + sizes[kept] - n) for kept, n in shared.items())
-        verdicts.append(repeats)
-        if not repeats:
-            for shingle in shingles:
-                index[shingle].append(len(sizes))
-            sizes.append(len(shingles))
-    return verdicts
 
 
 @dataclass(frozen=True)

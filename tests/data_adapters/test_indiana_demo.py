@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import importlib.metadata
-import itertools
 import pickle
 import re
 import subprocess
@@ -16,11 +15,10 @@ from forgetmi.data_adapters.indiana_demo import (
     CLASSES,
     IndianaDemo,
     demo_text,
-    near_duplicates,
-    normalised_words,
 )
 from forgetmi.data_adapters.openi import parse_report
 from forgetmi.data_adapters.rendered_films import RenderedFilm, lung_masks, package_file
+from forgetmi.duplicates import normalised_words
 from forgetmi.errors import ConfigError, DataError, MissingDependencyError
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
 
@@ -165,55 +163,6 @@ def test_hard_text_is_short_and_names_no_class():
         assert not any(re.search(rf"\b{word}\b", text, re.IGNORECASE) for word in words)
     assert demo_text(report, hard=True, findings_words=0).endswith("None.")
     assert demo_text(report, hard=False, findings_words=5) == f"{LEAKING} One two three pneumonia five six seven"
-
-
-def test_normalised_words():
-    assert normalised_words("XXXX-year-old, 45 y.o.; The  Heart\nisn't xxxx.") == (
-        "year",
-        "old",
-        "y",
-        "o",
-        "the",
-        "heart",
-        "isn",
-        "t",
-    )
-    assert normalised_words("XXXX 12.") == ()
-
-
-def jaccard(one, two):
-    def shingles(text):
-        words = normalised_words(text)
-        return set(zip(words, words[1:], words[2:], strict=False)) or {words}
-
-    return len(shingles(one) & shingles(two)) / len(shingles(one) | shingles(two))
-
-
-def test_no_near_duplicate_is_left_and_none_is_taken_without_a_twin():
-    generator = np.random.default_rng(0)
-    texts = []
-    for _ in range(40):  # each text, with up to four changed words, several times
-        words = generator.choice(WORDS, 60).tolist()
-        for changes in range(5):
-            copy = list(words)
-            for place in generator.choice(60, changes, replace=False):
-                copy[place] = str(generator.choice(WORDS))
-            texts.append(" ".join(copy))
-    texts += ["one", "One.", "one two", "one two three", "one two three 4"]
-    texts = [texts[i] for i in generator.permutation(len(texts))]
-    verdicts = near_duplicates(texts)
-    kept = [text for text, repeats in zip(texts, verdicts, strict=True) if not repeats]
-    assert max(jaccard(a, b) for a, b in itertools.combinations(kept, 2)) < 0.8
-    for i, repeats in enumerate(verdicts):
-        earlier = [text for text, other in zip(texts[:i], verdicts, strict=False) if not other]
-        assert repeats == any(jaccard(texts[i], text) >= 0.8 for text in earlier)
-    assert 60 < len(kept) < len(texts) - 60  # both verdicts are common, so the loop above says something
-
-
-def test_near_duplicates_at_the_threshold():
-    base = [f"w{chr(97 + i)}" for i in range(10)]  # 8 shingles
-    assert near_duplicates([" ".join(base), " ".join([*base, "n", "m"])]) == [False, True]  # 8 of 10
-    assert near_duplicates([" ".join(base), " ".join([*base, "n", "m", "o"])]) == [False, False]  # 8 of 11
 
 
 def clean(finding, uid="CXR1", masks="ellipses", **changes):
