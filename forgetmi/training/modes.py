@@ -31,9 +31,14 @@ def scoring(model: nn.Module) -> Iterator[None]:
 
 
 def set_fit_mode(model: nn.Module, mode: Literal["train", "frozen_batchnorm", "eval"]) -> None:
-    """The mode of :class:`~forgetmi.training.options.FitOptions`."""
+    """The mode of :class:`~forgetmi.training.options.FitOptions`.
+
+    A BatchNorm whose weights are all frozen keeps its running statistics in every mode: what is frozen does not move,
+    and statistics are no parameters, so ``requires_grad`` alone would not hold them.
+    """
     model.train(mode != "eval")
-    if mode == "frozen_batchnorm":
-        for module in model.modules():
-            if isinstance(module, _BatchNorm):
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            weights = list(module.parameters(recurse=False))
+            if mode == "frozen_batchnorm" or (weights and not any(weight.requires_grad for weight in weights)):
                 module.eval()

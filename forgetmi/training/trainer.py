@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -54,6 +55,10 @@ def task_objective(task: Task, stream: str) -> Objective:
 Validation = Callable[[nn.Module, int], float]
 """A number to be made small, from the model (in eval mode, no gradients) after an epoch."""
 
+Named = list[tuple[str, nn.Parameter]]
+Hook = Callable[[Named], None]
+"""Changes gradients or weights in place; is given the trainable parameters and their names, in the model's order."""
+
 
 class Remembered(Protocol):
     """What an objective keeps from step to step (a reference's outputs), and a resumed fit must find again."""
@@ -75,7 +80,8 @@ class FitResult:
         epochs: finished epochs; ``best_epoch`` is the one whose weights were kept (0-based; -1 for none).
         steps: optimiser steps.
         seconds: wall time of this call (a resumed fit counts from the resumption).
-        history: one dict an epoch: means over its records of the loss and its parts, and ``validation`` if measured.
+        history: one dict an epoch: means of the loss and its parts over the records whose steps had them, and
+            ``validation`` if measured.
     """
 
     epochs: int = 0
@@ -150,6 +156,18 @@ class Trainer:
         self.checkpoint_dir, self.resume = checkpoint_dir, resume
         self.log = log if log is not None and accelerator.is_main_process else RunLog()
         self.num_workers, self.progress = num_workers, progress
+        self._update: tuple[Hook, ...] = ()
+        self._after_step: tuple[Hook, ...] = ()
+
+    def constrained(self, *, update: Hook | None = None, after_step: Hook | None = None) -> Trainer:
+        """The same trainer, each of whose fits runs these hooks after those that the fit itself is given.
+
+        So a method that wraps another (a mask over any objective) need not know how that one fits.
+        """
+        other = copy.copy(self)
+        other._update = (update, *self._update) if update is not None else self._update
+        other._after_step = (after_step, *self._after_step) if after_step is not None else self._after_step
+        return other
 
     def fit(
         self,
@@ -163,6 +181,9 @@ class Trainer:
         validate: Validation | None = None,
         identity: str = "",
         memory: Remembered | None = None,
+        update: Hook | None = None,
+        after_step: Hook | None = None,
+        on_epoch: Callable[[int], None] | None = None,
     ) -> FitResult:
         """Minimise the objective over the plan; the model is changed in place and left in the mode it came in.
 
@@ -180,6 +201,10 @@ class Trainer:
             identity: what else makes this fit the one that it is (the method's options, the task): a checkpoint of a
                 fit with another identity, plan, options, seed or start is refused.
             memory: what the objective keeps from step to step; checkpoints hold it.
+            update: how a gradient becomes a step: called on the whole step's gradients (of all pieces and processes)
+                before they are clipped. In fp16 they are scaled, so it must be homogeneous (a mask, a projection).
+            after_step: called after each optimiser step, e.g. to put back weights that decay moved.
+            on_epoch: told the epoch before its first step, and again when a fit is resumed within it.
 
         Raises:
             ConfigError: the options choose or stop by validation and ``validate`` is not given, or nothing in the
@@ -189,7 +214,11 @@ class Trainer:
         """
         if validate is None and options.validates:
             raise ConfigError([f"{name}: select: best and patience need validation, and this fit has none"])
-        return _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory).run()
+        fit = _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory)
+        fit.update = (*([update] if update is not None else []), *self._update)
+        fit.after_step = (*([after_step] if after_step is not None else []), *self._after_step)
+        fit.on_epoch = on_epoch
+        return fit.run()
 
 
 def _accelerator(device: str | None, precision: Precision) -> Accelerator:
@@ -230,6 +259,9 @@ class _Fit:
         self.model = model.to(self.device)
         self.plan, self.options, self.seed, self.name, self.validate = plan, options, seed, name, validate
         self.memory = memory
+        self.update: tuple[Hook, ...] = ()
+        self.after_step: tuple[Hook, ...] = ()
+        self.on_epoch: Callable[[int], None] | None = None
         self.checkpoint: CheckpointFile | None = None
         if trainer.checkpoint_dir is not None:
             start = weights_digest(model.state_dict())
@@ -242,7 +274,7 @@ class _Fit:
         self.result = FitResult()
         self.position = (0, 0)  # the next epoch and step
         self.best_value, self.best_state = math.inf, None
-        self.epoch_sums: dict[str, float] = {}
+        self.epoch_sums: dict[str, list[float]] = {}  # part of the loss: its sum over records, and how many they were
 
     def run(self) -> FitResult:
         started = time.perf_counter()
@@ -250,7 +282,7 @@ class _Fit:
         if state is not None:
             self._restore(state)
         self.trainer.log.event("fit_started", fit=self.name, epoch=self.position[0], step=self.position[1])
-        total = self.options.epochs * len(self.plan.steps(0))
+        total = sum(len(self.plan.steps(epoch)) for epoch in range(self.options.epochs))  # epochs may differ in length
         self.total_steps = max(total, 1)
         shown = self.trainer.progress and self.accelerator.is_main_process
         bar = Progress(total, self.name, enabled=shown, done=self.result.steps)
@@ -275,6 +307,8 @@ class _Fit:
 
     def _epoch(self, epoch: int, bar: Progress) -> None:
         set_fit_mode(self.model, self.options.mode)
+        if self.on_epoch is not None:
+            self.on_epoch(epoch)
         steps = self.plan.steps(epoch)
         first = self.position[1] if epoch == self.position[0] else 0
         if first == 0:
@@ -283,12 +317,13 @@ class _Fit:
         for number, pieces in self._pieces(steps, first, epoch):
             parts = self._step(epoch, number, steps[number], pieces)
             for part, value in parts.items():
-                self.epoch_sums[part] = self.epoch_sums.get(part, 0.0) + value * sizes[number]
+                done, count = self.epoch_sums.get(part, (0.0, 0))
+                self.epoch_sums[part] = [done + value * sizes[number], count + sizes[number]]
             bar.advance(parts)
             every = self.options.checkpoint_every
             if every and self.result.steps % every == 0 and number + 1 < len(steps):
                 self._save((epoch, number + 1))
-        means = {part: value / sum(sizes) for part, value in self.epoch_sums.items()}
+        means = {part: value / count for part, (value, count) in self.epoch_sums.items()}
         if self.accelerator.num_processes > 1:
             for buffer in self.model.buffers():  # each process has its own BatchNorm statistics: the first one's count
                 broadcast(buffer)
@@ -342,6 +377,7 @@ class _Fit:
             sums = self.accelerator.reduce(sums, reduction="sum")
         values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         self._check_loss(values, epoch, number, step)
+        self._run(self.update)
         # Without clip_norm nothing is clipped, and the gradient is looked at all the same.
         limit = math.inf if self.options.clip_norm is None else self.options.clip_norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), limit)
@@ -349,9 +385,17 @@ class _Fit:
             # fp16 overflows now and then by design: the scaler skips the step and halves the scale.
             raise self._diverged("the gradient is not finite", epoch, number, step)
         self.optimizer.step()
+        with torch.no_grad():
+            self._run(self.after_step)
         self.optimizer.zero_grad(set_to_none=True)
         self.result.steps += 1
         return values
+
+    def _run(self, hooks: tuple[Hook, ...]) -> None:
+        if hooks:
+            named = [(name, p) for name, p in self.model.named_parameters() if p.requires_grad]
+            for hook in hooks:
+                hook(named)
 
     def _check_loss(self, values: dict[str, float], epoch: int, number: int, step: Step) -> None:
         if not all(math.isfinite(value) for value in values.values()):

@@ -1,0 +1,1 @@
+"""Edits of weights: importances of weights, dampening, noise, influence steps."""

@@ -1,0 +1,1 @@
+"""How a gradient becomes a step: masks, and gradients that do not conflict."""
