@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetmi.config import Config
-from forgetmi.errors import ConfigError, DataError
+from forgetmi.errors import ConfigError
 from forgetmi.records import SPLITS, Record
 from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared
@@ -96,11 +96,6 @@ def table(found: dict[str, Any]) -> RenderableType:
         lines.append(Text(f"the request repeats {request['repeated_ids']} ids (harmless)"))
     if request["excluded"]:
         lines.append(Text(f"used on neither side: {request['excluded']} train samples of the same patients"))
-    lines += [
-        Text(f"the same patients also have, outside the request: {count} of level {level}")
-        for level, count in request["leftovers"].items()
-        if count and level != "patient"
-    ]
     return Group(splits, parts, *lines)
 
 
@@ -128,29 +123,6 @@ def plan(prepared: Prepared) -> list[str]:
     lines.append(f"retrained: {config.retrains}, {kept} of them kept, {config.workers} at a time")
     lines.append(f"audit: {', '.join(config.audit.attacks)}; report in {config.run.folder}")
     return lines
-
-
-def read_everything(prepared: Prepared) -> None:
-    """Read and prepare every value of every record.
-
-    Raises:
-        DataError: some cannot be read; all of them are counted, and the first twenty shown at the terminal.
-    """
-    failed: list[str] = []
-    for record in prepared.dataset:
-        for name, modality in prepared.modalities.items():
-            try:
-                value = record.value(name)
-                if value is not None:
-                    modality.prepare(value)
-            except DataError as error:
-                failed.append(f"{record.sample_id}, {name}: {error}")
-    if failed:
-        raise DataError(
-            f"{len(failed)} values of {prepared.dataset.name} cannot be used",
-            fix="repair these files, or take their records out of the data",
-            private=failed[:20],
-        )
 
 
 def refuse_data_folder(config: Config, target: Path) -> None:
