@@ -90,6 +90,7 @@ class Dicom:
         _require_decoders(headers)
         headers = _without_copies(headers, skipped)
         notes = _privacy_notes(headers)
+        units: Sequence[tuple[Header, str, ImageFile | DicomVolume]]
         if self.unit == "image":
             units = [(header, sample, value) for header in headers for sample, value in self._images(header, skipped)]
         else:
@@ -211,7 +212,7 @@ def _in_order(files: Sequence[Header]) -> tuple[list[Header] | None, str]:
     if np.abs(directions - directions[0]).max() > 1e-2:
         return None, "slices of the series lie in different planes"
     order = sorted(range(len(files)), key=lambda i: (places[i], files[i].sop))
-    gaps = np.diff([places[i] for i in order])  # type: ignore[arg-type]
+    gaps = np.diff([places[i] for i in order])
     if gaps.min() < 1e-3:
         return None, "several slices of the series lie at one position (time series)"
     uneven = gaps.max() > 1.1 * gaps.min()

@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from forgetmi.data_adapters.cells import MissingFilePolicy, missing_files, refuse_cells
 from forgetmi.data_adapters.images import ImageFile
@@ -100,7 +100,7 @@ class IuXray:
         alone.leave_out([text is None for text in alone["text"]], "neither text nor film")
         parts.append(alone)
         rows = Rows.join(parts)
-        offered = {name: (name, rows[name]) for name in self.modalities}
+        offered: dict[str, tuple[str, list[Any]]] = {name: (name, rows[name]) for name in self.modalities}
         notes = ["one report is taken as one study of one patient; the source has no patient linkage"]
         if len(alone) and len(offered) > 1:
             notes.append(f"{len(alone)} reports have no film: there the image is missing")

@@ -70,17 +70,18 @@ class NpzArray:
         return self._values
 
     def _map(self) -> NDArray[Any]:
+        memmap: Any = np.memmap  # it takes an open file, numpy's types do not say so
         with zipfile.ZipFile(self.path) as archive, open(self.path, "rb") as stream:
             info = archive.getinfo(f"{self.name}.npy")
             if info.compress_type == zipfile.ZIP_STORED:
                 stream.seek(info.header_offset)
                 name, extra = struct.unpack("<HH", stream.read(_LOCAL_HEADER)[26:30])
                 start = info.header_offset + _LOCAL_HEADER + name + extra + self._start
-                return np.memmap(stream, self.dtype, "r", start, self.shape, self._order)
+                return memmap(stream, self.dtype, "r", start, self.shape, self._order)
             with archive.open(info) as member, tempfile.TemporaryFile(prefix="forgetmi-") as unpacked:
                 shutil.copyfileobj(member, unpacked)
                 unpacked.flush()
-                return np.memmap(unpacked, self.dtype, "r", self._start, self.shape, self._order)
+                return memmap(unpacked, self.dtype, "r", self._start, self.shape, self._order)
 
 
 @dataclass(frozen=True, slots=True)

@@ -110,7 +110,12 @@ class RequestConfig(_Section):
         Raises:
             ValueError: a condition cannot be used.
         """
-        content = {"level": self.level, "query": self.query, "missing": self.missing, "id_level": self.id_level}
+        content: dict[str, Any] = {
+            "level": self.level,
+            "query": self.query,
+            "missing": self.missing,
+            "id_level": self.id_level,
+        }
         if self.modalities:
             content["modalities"] = self.modalities
         try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
 from forgetmi.errors import DataError, did_you_mean
@@ -13,6 +14,7 @@ from forgetmi.values import LazyValue, only_sections
 LEVELS = ("institution", "patient", "study", "sample", "modality", "section")
 ALIAS_LEVELS = ("patient", "study")
 SPLITS = ("train", "validation", "test")
+_ID_NAMES = ("sample_id", "study_id", "patient_id", "institution")
 Label = int | tuple[float | None, ...] | None
 
 
@@ -41,10 +43,11 @@ class Record:
     attributes: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for name in ("sample_id", "study_id", "patient_id", "institution"):
-            if not isinstance(getattr(self, name), str):
+        ids = (self.sample_id, self.study_id, self.patient_id, self.institution)
+        for name, value in zip(_ID_NAMES, ids, strict=True) if {*map(type, ids)} != {str} else ():
+            if not isinstance(value, str):
                 raise DataError(
-                    f"{name} must be a string, not {type(getattr(self, name)).__name__}",
+                    f"{name} must be a string, not {type(value).__name__}",
                     fix="read id columns as text: a number loses leading zeros and precision",
                 )
         if not self.sample_id or not self.patient_id:
@@ -144,7 +147,7 @@ class RecordDataset(Sequence[Record]):
         aliases: Mapping[str, Mapping[str, str]] | None = None,
         sections: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
-        self._records = tuple(sorted(records, key=lambda r: (r.patient_id, r.study_id, r.sample_id)))
+        self._records = tuple(sorted(records, key=attrgetter("patient_id", "study_id", "sample_id")))
         self.name = name
         self.sections = {modality: tuple(names) for modality, names in (sections or {}).items() if names}
         supported = {*levels} - {"section"} | ({"section"} if self.sections else set())
@@ -161,17 +164,19 @@ class RecordDataset(Sequence[Record]):
     def _check(self) -> None:
         if not self._records:
             raise DataError(f"{self.name} holds no record", fix="check the folder and what was skipped")
-        repeated = [i for i, n in Counter(r.sample_id for r in self._records).items() if n > 1]
-        if repeated:
+        if len({r.sample_id for r in self._records}) < len(self._records):
+            repeated = [i for i, n in Counter(r.sample_id for r in self._records).items() if n > 1]
             raise DataError(
                 f"{len(repeated)} sample ids of {self.name} occur more than once",
                 expected="one row a sample",
                 private=repeated[:20],
             )
         splits: dict[str, set[str]] = {}
-        for record in self._records:
-            splits.setdefault(record.patient_id, set()).add(record.split)
-        leaking = [f"{patient}: {', '.join(sorted(found))}" for patient, found in splits.items() if len(found) > 1]
+        for patient, split in {(record.patient_id, record.split) for record in self._records}:
+            splits.setdefault(patient, set()).add(split)
+        leaking = [
+            f"{patient}: {', '.join(sorted(found))}" for patient, found in sorted(splits.items()) if len(found) > 1
+        ]
         if leaking:
             raise DataError(
                 f"{len(leaking)} patients of {self.name} stand in more than one split",

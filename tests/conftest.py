@@ -16,7 +16,9 @@ def _no_network(monkeypatch):
 
     def refuse(self, address):
         # Sockets between processes of one test (gloo) stay on the loopback; everything else is an error.
-        if self.family == socket.AF_UNIX or (isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")):
+        if self.family == socket.AF_UNIX or (
+            isinstance(address, tuple) and address[0] in ("127.0.0.1", "::1", "localhost")
+        ):
             return real(self, address)
         raise RuntimeError(f"a test tried to reach {address!r}: the package must work without a network")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -151,4 +150,10 @@ def _unflatten(tensors: Mapping[str, Tensor]) -> ModelOutput:
         group, _, name = key.partition("/")
         if name:
             groups[group][name] = tensor
-    return replace(ModelOutput(tensors["logits"], joint=tensors.get("joint")), **groups)
+    return ModelOutput(
+        tensors["logits"],
+        unimodal=groups["unimodal"],
+        joint=tensors.get("joint"),
+        unimodal_logits=groups["unimodal_logits"],
+        present=groups["present"],
+    )

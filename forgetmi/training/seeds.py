@@ -51,7 +51,7 @@ def scoped_seed(seed: int, device: torch.device | None = None) -> Iterator[None]
         yield
     finally:
         torch.set_rng_state(cpu_state)
-        if cuda_state is not None:
+        if cuda is not None and cuda_state is not None:
             torch.cuda.set_rng_state(cuda_state, cuda)
 
 

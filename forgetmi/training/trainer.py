@@ -273,7 +273,8 @@ class _Fit:
         self.stepper = self.accelerator.prepare_model(_Stepper(self.model, objective))
         self.result = FitResult()
         self.position = (0, 0)  # the next epoch and step
-        self.best_value, self.best_state = math.inf, None
+        self.best_value = math.inf
+        self.best_state: dict[str, Any] | None = None
         self.epoch_sums: dict[str, list[float]] = {}  # part of the loss: its sum over records, and how many they were
 
     def run(self) -> FitResult:

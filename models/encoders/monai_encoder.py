@@ -40,7 +40,7 @@ class MonaiEncoder(nn.Module):
         self.options = options
         self.backbone: nn.Module
         if options.model == "densenet121":
-            dense = nets.DenseNet121(spatial_dims=3, in_channels=options.channels, out_channels=1)
+            dense: Any = nets.DenseNet121(spatial_dims=3, in_channels=options.channels, out_channels=1)
             self.dim: int = dense.class_layers.out.in_features
             dense.class_layers.out = nn.Identity()
             self.backbone = dense

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.data_adapters import film_files, mimic_files
+from tests.data_adapters import film_files, mimic_files, mimic_iv_files
 from tests.data_adapters.dicom_files import ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
