@@ -16,6 +16,7 @@ ADAPTERS = Registry(
         "chexpert": "forgetmi.data_adapters.chexpert:CheXpert",
         "chexpert_plus": "forgetmi.data_adapters.chexpert_plus:CheXpertPlus",
         "dicom": "forgetmi.data_adapters.dicom:Dicom",
+        "fhir": "forgetmi.data_adapters.fhir:Fhir",
         "indiana_demo": "forgetmi.data_adapters.indiana_demo:IndianaDemo",
         "iu_xray": "forgetmi.data_adapters.iu_xray:IuXray",
         "manifest": "forgetmi.data_adapters.manifest:Manifest",

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.data_adapters import film_files, mimic_files, mimic_iv_files
+from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files
 from tests.data_adapters.dicom_files import ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
@@ -84,6 +84,26 @@ def mimic_iv(folder: Path) -> Source:
     return Source({"root": folder}, folder, folder / "hosp" / "labevents.csv")
 
 
+def fhir(folder: Path) -> Source:
+    people = [fhir_files.patient(f"p-{n}", mrn=f"M{n}", gender="female") for n in range(3)]
+    people.append(fhir_files.patient("p-old", links=[("replaced-by", "Patient/p-0")]))
+    fhir_files.write_lines(folder / "Patient.ndjson.gz", *people)
+    fhir_files.write_lines(
+        folder / "Encounter.ndjson", *(fhir_files.encounter(f"e{n}", f"Patient/p-{n}") for n in (0, 1))
+    )
+    visit = {"encounter": {"reference": "Encounter/e1"}}
+    fhir_files.write_lines(
+        folder / "DiagnosticReport.000.ndjson",
+        *(fhir_files.report(f"r{n}", f"Patient/p-{n}", f"lungs {n}") for n in (0, 1, 2)),
+        fhir_files.report("r3", "Patient/p-old", "an older film"),
+    )
+    letters = fhir_files.write_lines(folder / "DocumentReference.ndjson", fhir_files.document("d1", "Patient/p-1"))
+    fhir_files.write_lines(
+        folder / "Observation.ndjson", fhir_files.observation("o1", "Patient/p-1", "1-1", 5, **visit)
+    )
+    return Source({"root": folder}, folder, letters)
+
+
 def openi(folder: Path) -> Source:
     files = {f"{i}.xml": report_xml(i, images=[f"CXR{i}_IM-1"], findings=f"made up {i}") for i in range(1, 11)}
     write_folder(folder / "ecgen-radiology", files)
@@ -143,6 +163,7 @@ FACTORIES: dict[str, Callable[[Path], Source]] = {
     "chexpert": chexpert,
     "chexpert_plus": chexpert_plus,
     "dicom": dicom,
+    "fhir": fhir,
     "indiana_demo": indiana_demo,
     "iu_xray": iu_xray,
     "manifest": manifest,
