@@ -137,8 +137,8 @@ class TestAdapters:
         request = ForgetRequest.of("section", ["50000001"], ["impression"], id_level="study")
         partition = resolve(data, request, remaining="exclude")
         assert {r.value("text") for r in partition.forget_records().values()} == {"No acute process."}
-        views = {r.sample_id: r.attributes["ViewPosition"] for r in data}
-        assert views[mimic_files.dicom_id(2)] == "LATERAL" and views[mimic_files.dicom_id(4)] == ""
+        views = {r.sample_id: r.attributes.get("ViewPosition") for r in data}
+        assert views[mimic_files.dicom_id(2)] == "LATERAL" and views[mimic_files.dicom_id(4)] is None
         path = tmp_path / "q.json"
         path.write_text('{"level": "sample", "query": {"ViewPosition": "pa"}}')
         with pytest.raises(RequestError, match="for 1 of 5 train records"):
