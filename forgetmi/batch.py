@@ -131,6 +131,10 @@ class Loader:
                 columns[name].append(example)
         return self._assemble(indices, columns)
 
+    def labels(self, indices: Sequence[int]) -> Tensor | None:
+        """What ``batch(indices).labels`` would be, without reading any input."""
+        return _label_tensor([self.record(i).label for i in indices])
+
     def batches(self, indices: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Clean batches in the order of the indices; the last one may be smaller."""
         for start in range(0, len(indices), batch_size):
@@ -154,9 +158,8 @@ class Loader:
             modality = self.modalities[name]
             inputs[name] = modality.collate([modality.blank() if e is None else e for e in examples])
             present[name] = torch.tensor([e is not None for e in examples])
-        labels = [self.record(i).label for i in indices]
         studies = torch.tensor([self._study_numbers[i] for i in indices])
-        return Batch(inputs, present, _label_tensor(labels), torch.as_tensor(list(indices)), studies)
+        return Batch(inputs, present, self.labels(indices), torch.as_tensor(list(indices)), studies)
 
 
 def _label_tensor(labels: Sequence[Any]) -> Tensor | None:

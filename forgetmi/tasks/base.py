@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
@@ -44,4 +45,41 @@ class Task(Protocol):
 
     def check_labels(self, batch: Batch) -> None:
         """Raise :class:`DataError` where a label is missing, of the wrong kind or out of range."""
+        ...
+
+    def errors_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """[B] in [0, 1]: how wrong the most likely target is (1 or 0; the share of labels, or of answer tokens)."""
+        ...
+
+    def divergence(self, output: ModelOutput, target: ModelOutput, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """[B]: KL( softmax(target / T) || softmax(output / T) ), without a factor T^2.
+
+        Sums over classes (over independent labels); a language model's is the mean over the record's answer tokens.
+        """
+        ...
+
+    def outcomes(self, output: ModelOutput) -> Tensor:
+        """[B, K]: the negative log-likelihood of each target that a record could have had.
+
+        With g_k the gradient of the k-th, sum_k exp(-nll_k) g_k g_k^T is the record's Fisher matrix.
+
+        Raises:
+            MethodError: there are too many to list (sequences of tokens).
+        """
+        ...
+
+    def relabel(self, batch: Batch, labels: Tensor) -> Batch:
+        """The batch with other labels, of the form of its own.
+
+        Raises:
+            MethodError: the task's targets are no labels.
+        """
+        ...
+
+    def random_labels(self, labels: Tensor, generator: torch.Generator, *, exclude_true: bool) -> Tensor:
+        """Labels drawn uniformly, of the form of ``labels`` and, if ``exclude_true``, each another than there.
+
+        Raises:
+            MethodError: the task's targets are no labels.
+        """
         ...

@@ -11,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.errors import DataError
+from forgetmi.errors import DataError, MethodError
 from forgetmi.models.output import ModelOutput
+from forgetmi.tasks.divergence import categorical_kl
 
 IGNORED = -100
 
@@ -73,6 +74,37 @@ class CausalLMTask:
                 where=f"record at position {int(batch.indices[empty[0]])}",
                 fix="raise max_length, or give the record an answer",
             )
+
+    def errors_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """[B]: the share of answer tokens that are not the most likely one."""
+        labels = self._tokens(batch)["labels"][:, 1:]
+        mask = labels != IGNORED
+        wrong = (output.logits[:, :-1].argmax(dim=-1) != labels) & mask
+        return wrong.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    def divergence(self, output: ModelOutput, target: ModelOutput, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """[B]: the mean over the answer tokens of the divergence of their distributions."""
+        mask = self._tokens(batch)["labels"][:, 1:] != IGNORED
+        rows = categorical_kl(output.logits[:, :-1], target.logits[:, :-1], temperature)
+        return (rows * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    def outcomes(self, output: ModelOutput) -> Tensor:
+        """Refused: there are too many sequences of tokens."""
+        raise self._no_labels("the list of every possible target")
+
+    def relabel(self, batch: Batch, labels: Tensor) -> Batch:
+        """Refused: the target is the text itself."""
+        raise self._no_labels("another label")
+
+    def random_labels(self, labels: Tensor, generator: torch.Generator, *, exclude_true: bool) -> Tensor:
+        """Refused: the target is the text itself."""
+        raise self._no_labels("a random label")
+
+    def _no_labels(self, what: str) -> MethodError:
+        return MethodError(
+            f"the task {self.name!r} was asked for {what}; its targets are sequences of tokens, not labels",
+            fix="choose a method that does not change labels: forgetmi ls methods",
+        )
 
     def _tokens(self, batch: Batch) -> Mapping[str, Tensor]:
         tokens = batch.inputs.get(self.modality)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor  # torch.func offers no public way to ask
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, DataError, ModelError
 from forgetmi.models.output import ModelOutput
+from forgetmi.tasks.divergence import bernoulli_kl, categorical_kl
 from forgetmi.tasks.ranking import ranking_loss
 
 
@@ -61,7 +63,9 @@ class ClassificationTask:
 
     def _nll(self, logits: Tensor, batch: Batch) -> Tensor:
         labels = self._labels(batch)
-        if labels.device.type == "cpu":  # on a GPU looking would make it wait; there, what comes in is checked before
+        # On a GPU looking would make it wait, and inside torch.func there is nothing to look at; there, what comes in
+        # is checked before.
+        if labels.device.type == "cpu" and not is_functorch_wrapped_tensor(labels):
             self.check_labels(batch)
         if self.kind != "multilabel":
             # No label is ignored: torch's default, -100, would pass as a record with loss 0.
@@ -112,6 +116,55 @@ class ClassificationTask:
                 expected=expected,
                 fix=fix,
             )
+
+    def errors_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """[B]: 1 where the most likely class is not the label, else 0; multilabel: the share of known labels missed."""
+        labels = self._labels(batch)
+        if self.kind != "multilabel":
+            return (output.logits.argmax(dim=1) != labels).float()
+        known = ~labels.isnan()
+        wrong = ((output.logits > 0) != (labels > 0.5)) & known
+        return wrong.sum(dim=1) / known.sum(dim=1).clamp(min=1)
+
+    def divergence(self, output: ModelOutput, target: ModelOutput, batch: Batch, temperature: float = 1.0) -> Tensor:
+        """[B]: of the predicted classes, or of all labels (known or not: the models speak of each)."""
+        kl = bernoulli_kl if self.kind == "multilabel" else categorical_kl
+        return kl(output.logits, target.logits, temperature)
+
+    def outcomes(self, output: ModelOutput) -> Tensor:
+        """[B, C], or (multilabel) [B, 2 L]: of each label being 1, then of each being 0.
+
+        Independent labels have no cross terms in their Fisher matrix, so these 2 L stand for all 2^L.
+        """
+        logits = output.logits.float()
+        if self.kind != "multilabel":
+            return -F.log_softmax(logits, dim=1)
+        return torch.cat([F.softplus(-logits), F.softplus(logits)], dim=1)
+
+    def relabel(self, batch: Batch, labels: Tensor) -> Batch:
+        """The batch with other labels [B] or (multilabel) [B, L].
+
+        Raises:
+            DataError: the labels are of another form, or not one a record.
+        """
+        changed = replace(batch, labels=labels.to(batch.device))
+        if len(self._labels(changed)) != len(batch):
+            raise DataError(f"{len(labels)} labels for {len(batch)} records", expected="one each")
+        return changed
+
+    def random_labels(self, labels: Tensor, generator: torch.Generator, *, exclude_true: bool) -> Tensor:
+        """Uniform classes; multilabel: fair coins for the known labels (unknown ones stay unknown), of which at least
+        one comes out differently if ``exclude_true`` (our reading; a record without a known label stays as it is).
+        """
+        if self.kind != "multilabel":
+            if exclude_true:  # a shift by 1..C-1 reaches each other class with the same chance
+                return (labels + torch.randint(1, self.n_classes, labels.shape, generator=generator)) % self.n_classes
+            return torch.randint(0, self.n_classes, labels.shape, generator=generator)
+        known = ~labels.isnan()
+        flips = torch.rand(labels.shape, generator=generator) < 0.5
+        while exclude_true and len(same := (known.any(dim=1) & ~(flips & known).any(dim=1)).nonzero()[:, 0]):
+            flips[same] = torch.rand((len(same), labels.shape[1]), generator=generator) < 0.5
+        return torch.where(flips & known, 1.0 - labels, labels)
 
     def _labels(self, batch: Batch) -> Tensor:
         """The labels, of the right kind and shape: others would broadcast or be read as class probabilities."""

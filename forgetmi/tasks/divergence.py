@@ -1,0 +1,32 @@
+"""Divergences between distributions, at least in float32."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def categorical_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """KL( softmax(target / T) || softmax(logits / T) ) of each row.
+
+    Summed over the C classes. ``F.kl_div`` with its default reduction would divide by C as well, and with raw logits
+    for log-probabilities it is no divergence at all; both stand in published code.
+
+    Args:
+        logits, target: [..., C].
+        temperature: T > 0.
+
+    Returns:
+        [...], not negative up to rounding; zero, with zero gradient, where both are equal.
+    """
+    p = F.log_softmax(logits.float() / temperature, dim=-1)
+    q = F.log_softmax(target.float() / temperature, dim=-1)
+    return F.kl_div(p, q, reduction="none", log_target=True).sum(dim=-1)
+
+
+def bernoulli_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
+    """The same for L independent labels with one logit each, summed over them: [..., L] to [...]."""
+    z, t = logits.float() / temperature, target.float() / temperature
+    q = torch.sigmoid(t)
+    return (q * (F.logsigmoid(t) - F.logsigmoid(z)) + (1 - q) * (F.logsigmoid(-t) - F.logsigmoid(-z))).sum(dim=-1)
