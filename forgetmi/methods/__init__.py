@@ -15,6 +15,7 @@ METHODS = Registry(
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",
         "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
         "gradient_ascent": "forgetmi.methods.gradient_ascent:GradientAscent",
+        "neg_grad_plus": "forgetmi.methods.neg_grad_plus:NegGradPlus",
         "npo": "forgetmi.methods.npo:NPO",
         "retrain": "forgetmi.methods.retrain:Retrain",
     },

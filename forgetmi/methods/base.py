@@ -13,7 +13,9 @@ from forgetmi.errors import MethodError
 from forgetmi.partition import Partition
 from forgetmi.tasks.base import Task
 from forgetmi.training.options import FitOptions
+from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.reference import Reference
+from forgetmi.training.seeds import derive_seed
 from forgetmi.training.trainer import Trainer
 
 
@@ -83,6 +85,22 @@ class UnlearningJob:
             return self.loader
         return self.loader.restricted_to(self.partition.forget_records())
 
+    def order_seed(self, part: str) -> int:
+        """The seed of the order in which a part's records are visited: one for all methods, so that methods that are
+        limits of one another see the same batches.
+        """
+        return derive_seed(self.seed, "order", part)
+
+    def visits(self, part: str, batch_size: int) -> ShuffledPlan:
+        """Each epoch every record of ``"forget"`` or ``"retain"`` once, shuffled; the stream has the part's name."""
+        return ShuffledPlan(
+            self.fit_loader(),
+            self.partition.indices(part),
+            batch_size=batch_size,
+            seed=self.order_seed(part),
+            stream=part,
+        )
+
     def identity(self, method: UnlearningMethod) -> str:
         """What makes a fit of this method on this job the one that it is: see ``Trainer.fit``."""
         return repr((method, self.task, self.partition.level, self.partition.modalities))
@@ -98,6 +116,13 @@ class UnlearningMethod(Protocol):
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model: a new module on the trainer's device, in the mode of the original."""
         ...
+
+
+def without_validation(fit: FitOptions) -> list[str]:
+    """The problem of a fit that would choose or stop by a validation that its method does not measure, if it is one."""
+    if fit.validates:
+        return ["fit.select and fit.patience: this method measures no validation; leave them out"]
+    return []
 
 
 def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:

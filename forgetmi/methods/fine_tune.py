@@ -10,7 +10,6 @@ from torch import nn
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.training.options import FitOptions
 from forgetmi.training.recipe import train_by_recipe
-from forgetmi.training.seeds import derive_seed
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,7 @@ class FineTune:
             validation=job.partition.validation,
             recipe=self.fit,
             trainer=job.trainer,
-            order_seed=derive_seed(job.seed, self.name),
+            order_seed=job.order_seed("retain"),
             seed=job.seed,
             name=self.name,
         )

@@ -9,10 +9,8 @@ from torch import nn
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError
-from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.training.options import FitOptions
-from forgetmi.training.plans import ShuffledPlan
-from forgetmi.training.seeds import derive_seed
 from forgetmi.training.trainer import Loss
 
 
@@ -35,20 +33,14 @@ class GradientAscent:
     needs: ClassVar[Needs] = Needs(retain=False)
 
     def __post_init__(self) -> None:
-        if self.fit.validates:
-            raise ConfigError(["fit.select and fit.patience: this method measures no validation; leave them out"])
+        if problems := without_validation(self.fit):
+            raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The model after the ascent."""
         check_job(self, job)
         model = job.copy_of_original()
-        plan = ShuffledPlan(
-            job.fit_loader(),
-            job.partition.forget,
-            batch_size=self.fit.batch_size,
-            seed=derive_seed(job.seed, self.name),
-            stream="forget",
-        )
+        plan = job.visits("forget", self.fit.batch_size)
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
             loss = job.task.loss(model, batches["forget"])

@@ -9,7 +9,7 @@ from torch import nn
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError
-from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.objectives.npo import npo_loss
 from forgetmi.parts.selection.paired import PairedPlan
 from forgetmi.training.options import FitOptions
@@ -41,9 +41,7 @@ class NPO:
     def __post_init__(self) -> None:
         problems = [] if self.beta > 0 else [f"beta must be > 0, not {self.beta}"]
         problems += [] if self.retain_weight >= 0 else [f"retain_weight must be >= 0, not {self.retain_weight}"]
-        if self.fit.validates:
-            problems.append("fit.select and fit.patience: this method measures no validation; leave them out")
-        if problems:
+        if problems := problems + without_validation(self.fit):
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:

@@ -6,6 +6,7 @@ import ast
 import copy
 import inspect
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,6 +21,10 @@ from tests.tiny import TinyCase, classifier_case, language_case, same_state, sta
 
 CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
+FITS: dict[str, dict[str, Any]] = {"neg_grad_plus": {"batch_size": 13}}  # four steps in all where D_r leads
+# Options without which a method would be slow here, or would do nothing to so small a model.
+OPTIONS: dict[str, dict[str, Any]] = {}
+NO_DRAWS: set[str] = set()  # methods in which nothing is drawn: other seeds give the same weights
 
 
 @pytest.fixture(params=sorted(CASES))
@@ -32,12 +37,18 @@ def name(request) -> str:
     return request.param
 
 
+def has_fit(name: str) -> bool:
+    return "fit" in METHODS[name].__dataclass_fields__
+
+
+def fast_fit(name: str, **options: Any) -> dict[str, Any]:
+    return {**(METHODS[name]().fit or FitOptions()).__dict__, **FAST, **FITS.get(name, {}), **options}
+
+
 def method_for(name: str, case: TinyCase, **options):
-    kind = METHODS[name]
-    if "fit" in kind.__dataclass_fields__:
-        default = kind().fit
-        options.setdefault("fit", {**default.__dict__, **FAST})
-    method = build_method(name, options)
+    if has_fit(name):
+        options.setdefault("fit", fast_fit(name))
+    method = build_method(name, {**OPTIONS.get(name, {}), **options})
     try:
         check_job(method, case.job())
     except MethodError as refusal:
@@ -52,7 +63,7 @@ def test_same_seed_same_weights_other_seed_other_weights(name, case):
     first, again = method.unlearn(case.job(seed=1)), method.unlearn(case.job(seed=1))
     other = method.unlearn(case.job(seed=2))
     assert same_state(state_of(first), state_of(again))
-    assert not same_state(state_of(first), state_of(other))
+    assert same_state(state_of(first), state_of(other)) == (name in NO_DRAWS)
 
 
 def test_the_original_and_the_callers_random_state_are_untouched(name, case):
@@ -80,7 +91,9 @@ def test_train_mode_of_the_original_is_found_again(name, case):
 
 @pytest.mark.parametrize("kill_after", [1, 3])
 def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch, kill_after):
-    method = method_for(name, case, **({} if name == "retrain" else {"fit": _with_checkpoints(name)}))
+    if name != "retrain" and not has_fit(name):
+        pytest.skip(f"{name} takes no steps that could be resumed")
+    method = method_for(name, case, **({} if name == "retrain" else {"fit": fast_fit(name, checkpoint_every=1)}))
     if name == "retrain":
         case.recipe = FitOptions(**{**case.recipe.__dict__, "checkpoint_every": 1})
     unbroken = method.unlearn(case.job(seed=3))
@@ -105,13 +118,9 @@ def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch,
     if name == "retrain":
         case.recipe = FitOptions(**{**case.recipe.__dict__, "lr": 5e-3})
     else:
-        method = method_for(name, case, fit={**_with_checkpoints(name), "lr": 5e-3})
+        method = method_for(name, case, fit=fast_fit(name, checkpoint_every=1, lr=5e-3))
     with pytest.raises(TrainingError, match="another run"):
         method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))
-
-
-def _with_checkpoints(name: str) -> dict:
-    return {**METHODS[name]().fit.__dict__, **FAST, "checkpoint_every": 1}
 
 
 def test_unknown_options_are_refused_with_a_suggestion(name):
@@ -149,8 +158,7 @@ def test_embedding_methods_refuse_a_language_model_and_say_why():
 def test_frozen_weights_stay_bit_identical_under_adamw_with_weight_decay(name, case):
     if name == "retrain":
         pytest.skip("retraining trains every weight by definition")
-    fit = {**METHODS[name]().fit.__dict__, **FAST, "weight_decay": 0.5}
-    method = method_for(name, case, fit=fit)
+    method = method_for(name, case, **({"fit": fast_fit(name, weight_decay=0.5)} if has_fit(name) else {}))
     frozen = next(p for p in case.model.parameters() if p.ndim > 1)
     frozen.requires_grad_(False)
     key = next(k for k, p in case.model.named_parameters() if p is frozen)
