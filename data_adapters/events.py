@@ -83,6 +83,25 @@ class Events:
         self.visits[visit] = (patient, dict(row), dict(attributes or {}))
         self._places["visit", visit] = place
 
+    def visit_of(self, patient: str, visit: str, place: str) -> str:
+        """The visit that a row names; blank where it is none of those that were added.
+
+        Raises:
+            DataError: it is another patient's: to go on would mix two people's data.
+        """
+        owner = self.visits.get(visit)
+        if owner is None:
+            return ""
+        if owner[0] != patient:
+            raise DataError(
+                "a row names the visit of another patient",
+                where=place,
+                expected="visits that belong to the row's own patient",
+                fix="correct the row; if both ids are one person, the source must say so",
+                private=[f"{place}: patient {patient}, visit of {owner[0]}"],
+            )
+        return visit
+
     def add_value(self, patient: str, visit: str, name: str, time: str, value: Any) -> None:
         """A measurement. One without a visit counts only where a record is a patient."""
         owner = patient if self.unit == "patient" else visit
@@ -112,8 +131,8 @@ class Events:
         Args:
             adapter: whose name and licence note the dataset gets.
             modalities: ``text``, ``tabular`` or both.
-            labels: a table of labels, or visit id to label.
-            classes: of labels by visit.
+            labels: a table of labels, or visit id (where a record is a patient, patient id) to label.
+            classes: of labels by id.
             aliases: level to (other id, canonical id); other ids that could mean two are left out and counted.
 
         Raises:
@@ -144,7 +163,7 @@ class Events:
             names, found, splits = joined.classes, joined.labels, joined.splits
             self.messages += joined.notes
         elif labels is not None:
-            found = [labels.get(draft.visit) for draft in drafts]
+            found = [labels.get(draft.patient if self.unit == "patient" else draft.visit) for draft in drafts]
         records = []
         for draft, label, split in zip(drafts, found, splits, strict=True):
             values = {"text": draft.text, "tabular": draft.row}

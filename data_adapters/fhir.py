@@ -2,30 +2,22 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from forgetmi.data_adapters.diagnoses import Diagnoses
 from forgetmi.data_adapters.events import Aggregate, Events, Note
-from forgetmi.data_adapters.fhir_resources import (
-    Key,
-    Resources,
-    attachment_text,
-    code_of,
-    items,
-    text,
-    token,
-    value_of,
-)
+from forgetmi.data_adapters.fhir_people import Found, People, accessions, studies_of
+from forgetmi.data_adapters.fhir_resources import Resources, attachment_text, code_of, items, text, value_of
 from forgetmi.data_adapters.label_table import LabelTable
 from forgetmi.errors import ConfigError, DataError, did_you_mean
 from forgetmi.records import RecordDataset
 
+# Of Condition.verificationStatus: nobody has confirmed these.
+_UNCERTAIN = {"unconfirmed", "provisional", "differential"}
 _LABEL_IDS = ("patient", "visit", "study", "sample")
-# What was entered wrongly, or taken back, says nothing about the patient.
-_WITHDRAWN = {"entered-in-error", "cancelled", "superseded"}
 
 
 @dataclass(frozen=True)
@@ -46,6 +38,11 @@ class Fhir:
         aggregate: what several values of one observation become: ``last``, ``first`` or ``mean``.
         base_url: the server of this export, where absolute references name several.
         labels: a table of labels keyed by ``patient`` (any id of the person), ``visit``, ``study`` or ``sample``.
+        diagnoses: in place of ``labels``: label name to codes with their system, for a multilabel target of the visit
+            (of the patient, where that is the unit): ``{"heart failure": ["http://hl7.org/fhir/sid/icd-10-cm|I50"]}``
+            means every ICD-10-CM code that starts with I50. A Condition that is unconfirmed, provisional or a
+            differential diagnosis makes the label unknown; a refuted one makes it 0. Without any Condition there is no
+            label.
 
     Raises:
         ConfigError: options that do not fit together; all of them at once.
@@ -64,6 +61,7 @@ class Fhir:
     aggregate: Aggregate = "last"
     base_url: str | None = None
     labels: LabelTable | None = None
+    diagnoses: Mapping[str, tuple[str, ...]] | None = None
 
     def __post_init__(self) -> None:
         problems = []
@@ -73,6 +71,11 @@ class Fhir:
             problems.append("unit: a record that is a note needs the modality text")
         if self.labels is not None and self.labels.ids not in _LABEL_IDS:
             problems.append(f"labels.ids: {self.labels.ids!r} is unknown. {did_you_mean(self.labels.ids, _LABEL_IDS)}")
+        if self.labels is not None and self.diagnoses is not None:
+            problems.append("give labels or diagnoses, not both")
+        for name, codes in (self.diagnoses or {}).items():
+            if not codes or not all(code.partition("|")[2].strip() for code in codes):
+                problems.append(f"diagnoses.{name}: expected codes such as system|I50, got {list(codes)}")
         if problems:
             raise ConfigError(problems)
 
@@ -84,18 +87,19 @@ class Fhir:
                 two dates of birth, or a label table that does not fit.
         """
         resources = Resources(self.root, self.base_url)
-        found = _Found()
+        found = Found(self._read)
         for identifier, resource, place in resources:
             found.add(identifier, resource, place)
         events = Events(self.unit, self.aggregate)
-        people = _People(found.patients, resources, events)
+        people = People(found.patients, resources, events)
         found.settle_repeated(people)
-        studies, study_aliases = _studies(found, people)
-        visits = self._visits(found, people, events)
+        studies, study_aliases = studies_of(found, people)
+        coded = _visits(found, people, events)
         if "text" in self.modalities:
-            self._notes(found, people, events, visits, studies, study_aliases)
+            self._notes(found, people, events, studies, study_aliases)
         if "tabular" in self.modalities:
-            self._observations(found, people, events, visits)
+            self._observations(found, people, events)
+        labels: Any = self.labels if self.diagnoses is None else self._diagnoses(found, people, events, coded)
         resources.require_one_server()
         events.skipped += resources.skipped
         if resources.deletions:
@@ -107,41 +111,23 @@ class Fhir:
             listed = ", ".join(f"{kind} ({n})" for kind, n in sorted(unread.items()))
             events.messages.append(f"resources that hold these patients too and were not read: {listed}")
         aliases = {"patient": people.aliases(), "study": study_aliases}
-        return events.dataset(self, modalities=self.modalities, labels=self.labels, aliases=aliases)
+        return events.dataset(
+            self, modalities=self.modalities, labels=labels, classes=tuple(self.diagnoses or ()), aliases=aliases
+        )
 
-    def _visits(self, found: _Found, people: _People, events: Events) -> dict[str, str]:
-        """Encounter id to patient."""
-        visits: dict[str, str] = {}
-        for identifier, resource, place in found.of("Encounter", events):
-            patient = people.subject(resource.get("subject"), place)
-            if patient is None:
-                continue
-            visits[identifier] = patient
-            start = text(resource, "period", "start")
-            row = {"encounter_class": text(resource, "class", "code")}
-            events.add_visit(identifier, patient, row, place, {"VisitDate": start[:10]} if start else {})
-        return visits
-
-    def _visit(self, reference: Any, patient: str, people: _People, visits: dict[str, str], place: str) -> str:
-        key = people.resources.key(reference)
-        if key is None or key[0] != "Encounter" or key[1] not in visits:
-            return ""
-        if visits[key[1]] != patient:
-            raise DataError(
-                "a resource names the Encounter of another patient",
-                where=place,
-                expected="an Encounter of the resource's own subject",
-                fix="if both ids are one person, the export lacks a Patient.link between them",
-                private=[f"{place}: Encounter/{key[1]}"],
-            )
-        return key[1]
+    @property
+    def _read(self) -> set[str]:
+        """The types of resources that are kept."""
+        read = {"Encounter", "ImagingStudy"}
+        read |= {"Observation"} if "tabular" in self.modalities else set()
+        read |= {*self.notes} if "text" in self.modalities else set()
+        return read | ({"Condition"} if self.diagnoses is not None else set())
 
     def _notes(
         self,
-        found: _Found,
-        people: _People,
+        found: Found,
+        people: People,
         events: Events,
-        visits: dict[str, str],
         studies: dict[str, tuple[str, str]],
         study_aliases: list[tuple[str, str]],
     ) -> None:
@@ -156,7 +142,7 @@ class Fhir:
                     continue
                 context = resource.get("context") if kind == "DocumentReference" else None
                 encounters = items(context, "encounter") if kind == "DocumentReference" else [resource.get("encounter")]
-                visit = next((v for r in encounters if (v := self._visit(r, patient, people, visits, place))), "")
+                visit = next((v for r in encounters if (v := _visit(r, patient, people, place))), "")
                 time = next((t for n in ("effectiveDateTime", "date", "issued") if (t := text(resource, n))), "")
                 time = time or text(resource, "effectivePeriod", "start")
                 # Servers show one report both as DiagnosticReport and as DocumentReference.
@@ -168,11 +154,11 @@ class Fhir:
                 uids = self._study_uids(pictures, patient, people, studies, place)
                 study = uids[0] if uids else ""
                 if study:
-                    study_aliases += [(accession, study) for accession in _accessions(resource)]
+                    study_aliases += [(accession, study) for accession in accessions(resource)]
                 events.notes.append(Note(f"{kind}/{identifier}", patient, visit, time, words, place, study))
 
     def _study_uids(
-        self, references: list[Any], patient: str, people: _People, studies: dict[str, tuple[str, str]], place: str
+        self, references: list[Any], patient: str, people: People, studies: dict[str, tuple[str, str]], place: str
     ) -> list[str]:
         uids = []
         for reference in references:
@@ -191,7 +177,7 @@ class Fhir:
         return uids
 
     def _words(
-        self, kind: str, resource: dict[str, Any], found: _Found, people: _People, events: Events, place: str
+        self, kind: str, resource: dict[str, Any], found: Found, people: People, events: Events, place: str
     ) -> str:
         """The text of a report or document: its attachments, else a report's conclusion."""
         attachments = items(resource, "presentedForm")
@@ -217,13 +203,13 @@ class Fhir:
             events.skipped.append((f"{kind}: {reasons[0] if reasons else 'no text'}", place))
         return words
 
-    def _observations(self, found: _Found, people: _People, events: Events, visits: dict[str, str]) -> None:
+    def _observations(self, found: Found, people: People, events: Events) -> None:
         wanted = None if self.codes is None else set(self.codes)
         for _, resource, place in found.of("Observation", events):
             patient = people.subject(resource.get("subject"), place)
             if patient is None:
                 continue
-            visit = self._visit(resource.get("encounter"), patient, people, visits, place)
+            visit = _visit(resource.get("encounter"), patient, people, place)
             time = text(resource, "effectiveDateTime") or text(resource, "effectivePeriod", "start")
             time = time or text(resource, "effectiveInstant") or text(resource, "issued")
             for part in (resource, *items(resource, "component")):
@@ -233,179 +219,53 @@ class Fhir:
                     # The unit is part of the name: mg/dL and mmol/L of one code are not one column.
                     events.add_value(patient, visit, f"{name} [{unit}]" if unit else name, time, value)
 
-
-@dataclass
-class _Found:
-    """Resources by type, those that are read."""
-
-    patients: list[tuple[str, dict[str, Any], str]] = field(default_factory=list)
-    binaries: dict[str, dict[str, Any]] = field(default_factory=dict)
-    unread: Counter[str] = field(default_factory=Counter)
-    _others: dict[str, dict[str, tuple[dict[str, Any], str]]] = field(default_factory=dict)
-    _repeated: list[tuple[str, str, dict[str, Any], str]] = field(default_factory=list)
-
-    def add(self, identifier: str, resource: dict[str, Any], place: str) -> None:
-        kind = resource["resourceType"]
-        if kind == "Patient":
-            self.patients.append((identifier, resource, place))
-        elif kind == "Binary":
-            self.binaries[identifier] = {k: resource[k] for k in ("contentType", "data") if k in resource}
-        elif kind in ("Encounter", "ImagingStudy", "DiagnosticReport", "DocumentReference", "Observation"):
-            if identifier in self._others.setdefault(kind, {}):
-                self._repeated.append((kind, identifier, resource, place))
+    def _diagnoses(
+        self, found: Found, people: People, events: Events, coded: Mapping[str, str]
+    ) -> dict[str, tuple[float | None, ...]]:
+        """Visit (patient) to a value a label."""
+        diagnoses = Diagnoses(self.diagnoses or {})
+        stray = 0
+        for identifier, resource, place in found.of("Condition", events):
+            patient = people.subject(resource.get("subject"), place)
+            if patient is None:
+                continue
+            visit = _visit(resource.get("encounter"), patient, people, place)
+            visit = visit or events.visit_of(patient, coded.get(identifier, ""), place)
+            owner = patient if self.unit == "patient" else visit
+            status = {text(coding, "code") for coding in items(resource.get("verificationStatus"), "coding")}
+            if "entered-in-error" in status:
+                events.skipped.append(("Condition is entered-in-error", place))
+            elif not owner:
+                stray += 1
+            elif "refuted" in status:
+                diagnoses.add(owner, "")
             else:
-                self._others[kind][identifier] = (resource, place)
-        elif "subject" in resource or "patient" in resource:
-            self.unread[kind] += 1
-
-    def of(self, kind: str, events: Events) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """The resources of a type that were not taken back."""
-        for identifier, (resource, place) in self._others.get(kind, {}).items():
-            if (status := text(resource, "status")) in _WITHDRAWN:
-                events.skipped.append((f"{kind} is {status}", place))
-            else:
-                yield identifier, resource, place
-
-    def settle_repeated(self, people: _People) -> None:
-        """Of one type and id, the first counts, where all are about one person.
-
-        Raises:
-            DataError: they are not.
-        """
-        for kind, identifier, resource, place in self._repeated:
-            first, first_place = self._others[kind][identifier]
-            if people.find(first.get("subject")) != people.find(resource.get("subject")):
-                raise DataError(
-                    f"one {kind}.id stands for two patients' resources: the export may mix two systems",
-                    where=place,
-                    expected=f"one resource for each {kind}.id",
-                    fix="give each system's export its own folder",
-                    private=[f"{first_place}, {place}: {kind}/{identifier}"],
-                )
-            people.events.skipped.append((f"{kind} repeated (the same id)", place))
+                for coding in items(resource.get("code"), "coding"):
+                    code = f"{text(coding, 'system')}|{text(coding, 'code')}"
+                    diagnoses.add(owner, code, certain=not status & _UNCERTAIN)
+        if stray:
+            events.messages.append(f"{stray} Conditions belong to no visit: they label no record")
+        return diagnoses.labels()
 
 
-class _People:
-    """Patients, with linked ones as one person."""
-
-    def __init__(self, patients: list[tuple[str, dict[str, Any], str]], resources: Resources, events: Events) -> None:
-        if not patients:
-            raise DataError(
-                "the export holds no Patient resource",
-                where=str(resources.root),
-                expected="a file with the Patient resources: they say which ids are one person",
-                fix="export the type Patient as well",
-                private=[f"{place}: {reason}" for reason, place in resources.skipped[:10]],
-            )
-        self.resources, self.events = resources, events
-        self._parent = {identifier: identifier for identifier, _, _ in patients}
-        self._replaced: set[str] = set()
-        self._tokens: dict[Key, set[str]] = {}
-        births: dict[str, str] = {}
-        for identifier, resource, place in patients:
-            birth = text(resource, "birthDate")
-            if birth and births.setdefault(identifier, birth) != birth:
-                raise DataError(
-                    "one Patient.id stands for two dates of birth: the export may mix two systems",
-                    where=place,
-                    expected="one person for each Patient.id",
-                    fix="give each system's export its own folder",
-                    private=[f"{place}: Patient/{identifier}"],
-                )
-            for item in items(resource, "identifier"):
-                if value := text(item, "value"):
-                    self._tokens.setdefault((text(item, "system"), value), set()).add(identifier)
-            self._link(identifier, resource, place)
-        # The id that remains: one that no other replaces; among several, the first in order.
-        remaining: dict[str, str] = {}
-        for identifier in sorted(self._parent, key=lambda i: (i in self._replaced, i)):
-            remaining.setdefault(self._root(identifier), identifier)
-        self._canonical = {identifier: remaining[self._root(identifier)] for identifier in self._parent}
-        for identifier, resource, place in sorted(patients, key=lambda p: self._canonical[p[0]] == p[0]):
-            birth = text(resource, "birthDate")[:4]
-            row = {"gender": text(resource, "gender"), "birth_year": float(birth) if birth.isdecimal() else None}
-            known = {name: value for name, value in row.items() if value not in (None, "")}
-            events.add_patient(self._canonical[identifier], known, place)
-        merged = len(self._canonical) - len(remaining)
-        if merged:
-            events.messages.append(f"{merged} Patient resources are linked to another one: they are the same people")
-
-    def _link(self, identifier: str, resource: dict[str, Any], place: str) -> None:
-        for link in items(resource, "link"):
-            key = self.resources.key(link.get("other"))
-            if key is None or (key[0] == "Patient" and key[1] not in self._parent):
-                self.events.skipped.append(("Patient.link leads out of the export", place))
-            elif key[0] == "Patient":
-                kind = text(link, "type")
-                self._parent[self._root(identifier)] = self._root(key[1])
-                self._replaced |= {identifier} if kind == "replaced-by" else {key[1]} if kind == "replaces" else set()
-
-    def _root(self, identifier: str) -> str:
-        while self._parent[identifier] != identifier:
-            self._parent[identifier] = self._parent[self._parent[identifier]]
-            identifier = self._parent[identifier]
-        return identifier
-
-    def find(self, reference: Any) -> str | None:
-        """The person that a reference means, by id or by identifier."""
-        key = self.resources.key(reference)
-        identifier = key[1] if key is not None and key[0] == "Patient" else ""
-        written = text(reference, "reference")
-        if written.startswith("urn:uuid:"):
-            # It means the same thing everywhere, also where no Bundle said whose address it is.
-            identifier = identifier or written.removeprefix("urn:uuid:")
-        if identifier in self._canonical:
-            return self._canonical[identifier]
-        named = token(reference)
-        owners = {self._canonical[i] for i in self._tokens.get(named, ())} if named is not None else set()
-        return owners.pop() if len(owners) == 1 else None
-
-    def subject(self, reference: Any, place: str) -> str | None:
-        """The person that a resource is about; where there is none, it is counted."""
-        person = self.find(reference)
-        if person is None:
-            key = self.resources.key(reference)
-            about = key[0] if key is not None else "Patient"
-            reason = "not among the Patients of the export" if about == "Patient" else f"a {about}"
-            self.events.skipped.append((f"subject is {reason}", place))
-        return person
-
-    def aliases(self) -> list[tuple[str, str]]:
-        """Merged ids and identifiers, each with the person's id."""
-        pairs = list(self._canonical.items())
-        for (system, value), owners in self._tokens.items():
-            for owner in owners:
-                pairs.append((value, self._canonical[owner]))
-                if system:
-                    pairs.append((f"{system}|{value}", self._canonical[owner]))
-        return pairs
-
-
-def _studies(found: _Found, people: _People) -> tuple[dict[str, tuple[str, str]], list[tuple[str, str]]]:
-    """ImagingStudy id to patient and StudyInstanceUID; and other ids of these studies."""
-    studies: dict[str, tuple[str, str]] = {}
-    aliases: list[tuple[str, str]] = []
-    for identifier, resource, place in found.of("ImagingStudy", people.events):
+def _visits(found: Found, people: People, events: Events) -> dict[str, str]:
+    """Gather the Encounters; returns Condition id to the Encounter that lists it as its diagnosis."""
+    coded: dict[str, str] = {}
+    for identifier, resource, place in found.of("Encounter", events):
         patient = people.subject(resource.get("subject"), place)
-        uids = [
-            text(item, "value").removeprefix("urn:oid:")
-            for item in items(resource, "identifier")
-            if text(item, "system") == "urn:dicom:uid"
-        ]
         if patient is None:
             continue
-        if not uids or not uids[0]:
-            people.events.skipped.append(("ImagingStudy without a StudyInstanceUID", place))
-            continue
-        studies[identifier] = (patient, uids[0])
-        aliases += [(identifier, uids[0]), *((accession, uids[0]) for accession in _accessions(resource))]
-    return studies, aliases
+        start = text(resource, "period", "start")
+        row = {"encounter_class": text(resource, "class", "code")}
+        events.add_visit(identifier, patient, row, place, {"VisitDate": start[:10]} if start else {})
+        for diagnosis in items(resource, "diagnosis"):
+            key = people.resources.key(diagnosis.get("condition"))
+            if key is not None and key[0] == "Condition":
+                coded.setdefault(key[1], identifier)
+    return coded
 
 
-def _accessions(resource: dict[str, Any]) -> list[str]:
-    """Accession numbers among the identifiers (HL7 table 0203, code ACSN)."""
-    return [
-        text(item, "value")
-        for item in items(resource, "identifier")
-        if any(text(coding, "code") == "ACSN" for coding in items(item.get("type"), "coding")) and text(item, "value")
-    ]
+def _visit(reference: Any, patient: str, people: People, place: str) -> str:
+    """The Encounter that a resource names, where it is one of its own patient."""
+    key = people.resources.key(reference)
+    return people.events.visit_of(patient, key[1], place) if key is not None and key[0] == "Encounter" else ""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from forgetmi.data_adapters.diagnoses import Diagnoses
 from forgetmi.data_adapters.events import Aggregate, Events, Note, number_or_text
 from forgetmi.data_adapters.label_table import LabelTable
 from forgetmi.data_adapters.streams import Row, stream_table, whole_id
@@ -169,20 +169,8 @@ class MimicIV:
         return True
 
     def _visit_of(self, events: Events, subject: str, visit: str, place: str) -> str:
-        """The visit, where it is one of this subject's; anything else would mix two people's data."""
-        if not visit or self.unit == "patient":
-            return visit
-        owner = events.visits.get(visit)
-        if owner is None:
-            return ""
-        if owner[0] != subject:
-            raise DataError(
-                "a row names the visit of another subject",
-                where=place,
-                expected="visits that belong to the row's own subject_id",
-                private=[f"{place}: subject {subject}, visit of {owner[0]}"],
-            )
-        return visit
+        """The visit, where it is one of this subject's; of a patient's record every row is a part."""
+        return visit if self.unit == "patient" else events.visit_of(subject, visit, place)
 
     def _read_measurements(self, events: Events, name: str) -> str:
         table = {"labevents": "hosp/labevents", "chartevents": "icu/chartevents", "triage": "ed/triage"}[name]
@@ -238,22 +226,16 @@ class MimicIV:
                 events.notes.append(Note(note.strip(), subject, admission, time, text, place))
         return {f"note/{name}" for name in self.notes}
 
-    def _diagnoses(self, events: Events) -> dict[str, tuple[float, ...]]:
-        """A label an admission: 1 where a code of it starts with one of the prefixes, of the same ICD version."""
-        prefixes = [[code.split(":", 1) for code in codes] for codes in (self.diagnoses or {}).values()]
-        codes: dict[str, set[tuple[str, str]]] = defaultdict(set)
+    def _diagnoses(self, events: Events) -> dict[str, tuple[float | None, ...]]:
+        """A label an admission; the ICD version is part of the code."""
+        found = Diagnoses(self.diagnoses or {})
         for place, (subject, visit, code, version) in self._rows(
             "hosp/diagnoses_icd", ("subject_id", "hadm_id", "icd_code", "icd_version")
         ):
             admission = self._visit_of(events, whole_id(subject, place), whole_id(visit, place), place)
             if admission:
-                codes[admission].add((version.strip(), code.strip().replace(".", "").upper()))
-
-        def has(visit: str, named: list[list[str]]) -> bool:
-            return any(v == of and c.startswith(start.upper()) for of, start in named for v, c in codes[visit])
-
-        # An admission without any coded diagnosis has no label: it is not known to be healthy.
-        return {v: tuple(float(has(v, named)) for named in prefixes) for v in events.visits if v in codes}
+                found.add(admission, f"{version.strip()}:{code.strip()}")
+        return found.labels()
 
     def _tables_of_patients(self) -> set[str]:
         """Every table with a subject_id. Those without one (``d_*``, provider, caregiver) are not patient data."""

@@ -275,6 +275,62 @@ def test_observations_of_a_visit_become_a_row(tmp_path):
     assert whole.value("tabular") == {"gender": "female", "birth_year": 1950.0, "9-9": 5.0}
 
 
+HEART_FAILURE = {"heart failure": ["http://hl7.org/fhir/sid/icd-10-cm|I50"], "asthma": ["urn:local|195967001"]}
+
+
+def condition(identifier, code, status="confirmed", system="http://hl7.org/fhir/sid/icd-10-cm", visit="", subject="1"):
+    found = {
+        "resourceType": "Condition",
+        "id": identifier,
+        "subject": {"reference": f"Patient/{subject}"},
+        "verificationStatus": {"coding": [{"code": status}]},
+        "code": {"coding": [{"system": system, "code": code}]},
+    }
+    return {**found, **({"encounter": {"reference": f"Encounter/{visit}"}} if visit else {})}
+
+
+def test_diagnoses_of_visits_and_of_patients(tmp_path):
+    lists = {**encounter("e2", "Patient/1"), "diagnosis": [{"condition": {"reference": "Condition/c2"}}]}
+    write_lines(
+        tmp_path / "a.ndjson",
+        *(patient("1"), patient("2"), encounter("e1", "Patient/1"), lists, encounter("e3", "Patient/2")),
+        condition("c1", "I50.9", visit="e1"),
+        condition("c2", "I50.9", "provisional"),  # known to belong to e2 by the Encounter alone
+        condition("c3", "195967001", "refuted", "urn:local", visit="e3", subject="2"),
+        condition("c4", "I50", system="http://hl7.org/fhir/sid/icd-9-cm", visit="e3", subject="2"),
+        condition("c5", "195967001", system="urn:local"),  # of no visit
+        condition("c6", "I50", "entered-in-error", visit="e3", subject="2"),
+    )
+    data = load(tmp_path, unit="visit", modalities=["tabular"], diagnoses=HEART_FAILURE)
+    assert {r.sample_id: r.label for r in data} == {"e1": (1.0, 0.0), "e2": (None, 0.0), "e3": (0.0, 0.0)}
+    assert data.classes == ("heart failure", "asthma")
+    assert "1 Conditions belong to no visit: they label no record" in data.notes
+    assert data.skipped.examples == {"Condition is entered-in-error": ("a.ndjson:11",)}
+    assert not any("were not read" in note for note in data.notes)
+    whole = [patient("3", gender="male"), *({**p, "gender": "female"} for p in (patient("1"), patient("2")))]
+    write_lines(tmp_path / "b.ndjson", *whole)
+    data = load(tmp_path, unit="patient", modalities=["tabular"], diagnoses=HEART_FAILURE)
+    assert {r.sample_id: r.label for r in data} == {"1": (1.0, 1.0), "2": (0.0, 0.0)}
+    assert data.skipped.counts["no label"] == 1  # nothing says that 3 is healthy
+
+
+def test_a_condition_of_another_patients_visit_is_refused(tmp_path):
+    write_lines(
+        tmp_path / "a.ndjson",
+        *(patient("1"), patient("2"), encounter("e1", "Patient/1")),
+        condition("c1", "I50", visit="e1", subject="2"),
+    )
+    with pytest.raises(DataError, match="visit of another patient") as caught:
+        load(tmp_path, unit="visit", modalities=["tabular"], diagnoses=HEART_FAILURE)
+    assert caught.value.where == "a.ndjson:4"
+
+
+def test_resources_that_the_options_do_not_ask_for_are_not_kept(tmp_path):
+    write_lines(tmp_path / "a.ndjson", patient("1"), report("r", "Patient/1"), observation("o", "Patient/1", "1-1", 5))
+    data = load(tmp_path, modalities=["text"])
+    assert any(note.endswith("were not read: Observation (1)") for note in data.notes)
+
+
 def test_malformed_lines_are_counted_and_named(tmp_path):
     write_lines(
         tmp_path / "a.ndjson",
@@ -319,8 +375,8 @@ def test_labels_by_any_id_of_a_person(tmp_path):
 def test_wrong_options_are_listed_together(tmp_path):
     labels = {"path": "y.csv", "id_column": "a", "ids": "mrn", "label": "y"}
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, modalities=["tabular"], labels=labels)
-    assert len(caught.value.problems) == 2
+        load(tmp_path, modalities=["tabular"], labels=labels, diagnoses={"a": ["I50"]})
+    assert len(caught.value.problems) == 4
 
 
 VALUES = st.recursive(
@@ -340,6 +396,7 @@ RESOURCES = [
     observation("o1", "Patient/1", "1-1", 5, "kg", component=[{"code": {"text": "x"}, "valueInteger": 3}]),
     encounter("e1", "Patient/1"),
     imaging("i", "Patient/1", "1.2.3", "A1"),
+    condition("c", "I50", visit="e1"),
 ]
 
 
@@ -359,12 +416,16 @@ def mutated(draw):
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(broken=mutated(), unit=st.sampled_from(["note", "visit", "patient"]))
-def test_any_value_in_any_place_ends_in_records_or_our_own_error(tmp_path, broken, unit):
+@given(
+    broken=mutated(),
+    unit=st.sampled_from(["note", "visit", "patient"]),
+    diagnoses=st.sampled_from([None, HEART_FAILURE]),
+)
+def test_any_value_in_any_place_ends_in_records_or_our_own_error(tmp_path, broken, unit, diagnoses):
     lines = [patient("1"), patient("2"), report("r0", "Patient/2"), *RESOURCES[1:], broken]
     write_lines(tmp_path / "a.ndjson", *lines)
     try:
-        data = load(tmp_path, unit=unit)
+        data = load(tmp_path, unit=unit, diagnoses=diagnoses)
     except ForgetMIError:
         return
     for record in data:

@@ -98,7 +98,7 @@ def test_tables_of_patients_that_are_not_read_are_named_and_others_are_not(root)
 def test_a_row_that_names_another_subjects_admission_is_refused(tmp_path):
     rows = [*ROWS["hosp/labevents"], {**ROWS["hosp/labevents"][0], "subject_id": 10000002}]
     write_release(tmp_path, labevents=rows)
-    with pytest.raises(DataError, match="visit of another subject") as caught:
+    with pytest.raises(DataError, match="visit of another patient") as caught:
         load(tmp_path)
     assert "labevents.csv.gz:8" in str(caught.value) and "10000002" not in caught.value.public
 
