@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from numbers import Integral
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from forgetmi.errors import DataError
-from forgetmi.modalities.base import Inputs, Modality
+from forgetmi.modalities.base import Inputs, Modality, resolve_noise
 from forgetmi.records import Record, RecordDataset
 
 
@@ -121,13 +122,14 @@ class Loader:
         """
         columns: dict[str, list[Any]] = {}
         for name, modality in self.modalities.items():
-            options = (noise or {}).get(modality.kind)
+            options = resolve_noise(modality, (noise or {}).get(modality.kind))
             columns[name] = []
             for index in indices:
                 example = self._clean(index, name)
                 if example is not None:
                     generator = sample_generator(seed, epoch, self.dataset[index].sample_id, name)
-                    example = modality.perturb(self.record(index).value(name), example, options, generator)
+                    read = partial(self.record(index).value, name)
+                    example = modality.perturb(read, example, options, generator)
                 columns[name].append(example)
         return self._assemble(indices, columns)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeVar
 
 import torch
@@ -31,8 +31,15 @@ class Modality(Protocol):
         """A raw value (never ``None``) as an example: deterministic, so that it may be cached."""
         ...
 
-    def perturb(self, value: Any, example: Any, noise: Any, generator: torch.Generator) -> Any:
-        """A noisy example of the same record. No noise (zero strength) returns an equal example."""
+    def perturb(self, read: Callable[[], Any], example: Any, noise: Any, generator: torch.Generator) -> Any:
+        """A noisy example of the same record. No noise (zero strength) returns an equal example.
+
+        Args:
+            read: gives the raw value; called only where the noise needs it, for it may read a file.
+            example: what :meth:`prepare` made of it; not changed.
+            noise: noise options of this kind, a mapping of them, or ``None`` for the default.
+            generator: the only source of chance.
+        """
         ...
 
     def blank(self) -> Any:
@@ -49,6 +56,12 @@ class Modality(Protocol):
 
 
 NoiseT = TypeVar("NoiseT")
+
+
+def resolve_noise(modality: Modality, given: Any) -> Any:
+    """The noise options that a modality applies: checked once, not once a record. See :func:`noise_options`."""
+    default = modality.default_noise
+    return given if default is None else noise_options(type(default), given, default)
 
 
 def noise_options(kind: type[NoiseT], given: NoiseT | Mapping[str, Any] | None, default: NoiseT) -> NoiseT:

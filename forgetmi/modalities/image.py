@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -117,9 +117,13 @@ class ImageModality:
         return image.contiguous()
 
     def perturb(
-        self, value: Any, example: Tensor, noise: ImageNoise | Mapping[str, Any] | None, generator: torch.Generator
+        self,
+        read: Callable[[], Any],
+        example: Tensor,
+        noise: ImageNoise | Mapping[str, Any] | None,
+        generator: torch.Generator,
     ) -> Tensor:
-        """The prepared example with noise (:func:`perturb_image`); the raw value is not needed."""
+        """The prepared example with noise (:func:`perturb_image`); nothing is read again."""
         return perturb_image(example, noise_options(ImageNoise, noise, self._noise), generator)
 
     def blank(self) -> Tensor:

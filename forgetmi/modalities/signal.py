@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any, ClassVar, Literal
@@ -111,7 +111,11 @@ class SignalModality:
         return torch.from_numpy(fitted)
 
     def perturb(
-        self, value: Any, example: Tensor, noise: SignalNoise | Mapping[str, Any] | None, generator: torch.Generator
+        self,
+        read: Callable[[], Any],
+        example: Tensor,
+        noise: SignalNoise | Mapping[str, Any] | None,
+        generator: torch.Generator,
     ) -> Tensor:
         """The prepared example with noise (:class:`SignalNoise`); every lead and sample has its own draw."""
         options = noise_options(SignalNoise, noise, self._noise)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -186,7 +186,11 @@ class TabularModality:
         return vector.clamp_(-self.clip, self.clip).to(torch.float32)
 
     def perturb(
-        self, value: Any, example: Tensor, noise: TabularNoise | Mapping[str, Any] | None, generator: torch.Generator
+        self,
+        read: Callable[[], Any],
+        example: Tensor,
+        noise: TabularNoise | Mapping[str, Any] | None,
+        generator: torch.Generator,
     ) -> Tensor:
         """The prepared example with noise on its present numbers; see :class:`TabularNoise`."""
         options = noise_options(TabularNoise, noise, self._noise)

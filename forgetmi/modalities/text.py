@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -80,11 +80,16 @@ class TextModality:
         return ids
 
     def perturb(
-        self, value: str, example: Tensor, noise: TextNoise | Mapping[str, Any] | None, generator: torch.Generator
+        self,
+        read: Callable[[], Any],
+        example: Tensor,
+        noise: TextNoise | Mapping[str, Any] | None,
+        generator: torch.Generator,
     ) -> Tensor:
         """Token ids of the noisy text (:func:`~forgetmi.modalities.text_noise.perturb_text`)."""
-        noisy = perturb_text(value, noise_options(TextNoise, noise, self._noise), generator)
-        return example if noisy == value else self._encode(noisy)
+        text = read()
+        noisy = perturb_text(text, noise_options(TextNoise, noise, self._noise), generator)
+        return example if noisy == text else self._encode(noisy)
 
     def blank(self) -> Tensor:
         """No tokens: nothing but padding once it is in a batch."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -77,7 +77,7 @@ class TokenModality:
             raise DataError("a sequence has no answer token", expected="a mask with a true value, or a start inside")
         return TokenExample(ids, ids.masked_fill(~mask, IGNORED))
 
-    def perturb(self, value: Any, example: Any, noise: Any, generator: torch.Generator) -> Any:
+    def perturb(self, read: Callable[[], Any], example: Any, noise: Any, generator: torch.Generator) -> Any:
         """Refused.
 
         Raises:

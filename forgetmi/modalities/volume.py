@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -88,7 +88,11 @@ class VolumeModality:
         return volume[0].clamp_(0.0, 1.0).contiguous()
 
     def perturb(
-        self, value: Any, example: Tensor, noise: VolumeNoise | Mapping[str, Any] | None, generator: torch.Generator
+        self,
+        read: Callable[[], Any],
+        example: Tensor,
+        noise: VolumeNoise | Mapping[str, Any] | None,
+        generator: torch.Generator,
     ) -> Tensor:
         """The prepared example with noise (:class:`VolumeNoise`)."""
         options = noise_options(VolumeNoise, noise, self._noise)

@@ -18,7 +18,7 @@ from forgetmi.batch import Loader
 from forgetmi.config import Config
 from forgetmi.errors import ConfigError, RequestError, did_you_mean
 from forgetmi.inputs import INPUTS, training_noise
-from forgetmi.modalities.base import Modality, noise_options
+from forgetmi.modalities.base import Modality, resolve_noise
 from forgetmi.models import MODELS
 from forgetmi.models.persistence import LoadedModel, load_model
 from forgetmi.partition import Partition
@@ -260,11 +260,10 @@ def _check_noise(config: Config, modalities: Mapping[str, Modality]) -> None:
     problems = [f"unlearning.noise: no modality of kind {kind!r}. {did_you_mean(kind, kinds)}" for kind in asked
                 if kind not in kinds]  # fmt: skip
     for kind, options in asked.items():
-        default = kinds[kind].default_noise if kind in kinds else None
-        if default is None:
+        if kind not in kinds:
             continue
         try:
-            noise_options(type(default), options, default)
+            resolve_noise(kinds[kind], options)
         except ConfigError as error:
             problems += [f"unlearning.noise.{kind}: {problem}" for problem in error.problems]
     if problems:

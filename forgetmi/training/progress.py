@@ -42,8 +42,8 @@ class Progress:
         elif self.enabled and time.monotonic() - self._shown > self.every:
             self._shown = time.monotonic()
             left = (self._shown - self._started) / (self.done - self._before) * (self.total - self.done)
-            shown = ", ".join(f"{name} {value:.3g}" for name, value in parts.items())
-            logger.info("%s: step %d of %d, %s, about %.0f s left", self.title, self.done, self.total, shown, left)
+            shown = "".join(f", {name} {value:.3g}" for name, value in parts.items())
+            logger.info("%s: step %d of %d%s, about %.0f s left", self.title, self.done, self.total, shown, left)
 
     def close(self) -> None:
         """Take the bar away."""

@@ -20,8 +20,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, TrainingError
+from forgetmi.models.weights import state_sha256
 from forgetmi.tasks.base import Task
-from forgetmi.training.checkpoints import CheckpointFile, weights_digest
+from forgetmi.training.checkpoints import CheckpointFile
 from forgetmi.training.modes import preserved_mode, set_fit_mode
 from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
 from forgetmi.training.plans import Plan, Step, split_step
@@ -264,7 +265,7 @@ class _Fit:
         self.on_epoch: Callable[[int], None] | None = None
         self.checkpoint: CheckpointFile | None = None
         if trainer.checkpoint_dir is not None:
-            start = weights_digest(model.state_dict())
+            start = state_sha256(model.state_dict())
             path = trainer.checkpoint_dir / f"{name}.checkpoint.pt"
             same = f"{identity}\n{trainer.precision}\n{plan.steps(0)}"
             self.checkpoint = CheckpointFile(path, options=options, seed=seed, start=start, identity=same)

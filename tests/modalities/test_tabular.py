@@ -66,12 +66,12 @@ def test_noise_moves_present_numbers_only_and_has_the_given_scale():
     wide = TabularModality({f"c{i:04d}": (0, 1) for i in range(4000)}, {"sex": ("F",)})
     row = {f"c{i:04d}": 1 for i in range(2000)} | {"sex": "F"}
     clean = wide.prepare(row)
-    noisy = wide.perturb(row, clean, {"sd": 0.5}, generator())
+    noisy = wide.perturb(None, clean, {"sd": 0.5}, generator())
     assert torch.equal(noisy[2000:], clean[2000:])  # missing numbers, flags and the level
     moved = noisy[:2000] - clean[:2000]
     assert abs(moved.mean()) < 0.05 and moved.std().item() == pytest.approx(0.5, rel=0.1)
-    assert torch.equal(wide.perturb(row, clean, {"sd": 0}, generator()), clean)
-    assert torch.equal(wide.perturb(row, clean, None, generator(3)), wide.perturb(row, clean, None, generator(3)))
+    assert torch.equal(wide.perturb(None, clean, {"sd": 0}, generator()), clean)
+    assert torch.equal(wide.perturb(None, clean, None, generator(3)), wide.perturb(None, clean, None, generator(3)))
     assert wide.default_noise == TabularNoise(0.1)
 
 

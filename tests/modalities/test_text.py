@@ -82,20 +82,20 @@ def test_wrong_settings_are_refused():
 def test_perturb_works_on_the_words_and_tokenises_again():
     modality = TextModality(word_tokenizer())
     noise = TextNoise(level=0, keywords=("heart",), kinds=("keywords",))
-    noisy = modality.perturb("heart is large", modality.prepare("heart is large"), noise, generator())
+    noisy = modality.perturb(lambda: "heart is large", modality.prepare("heart is large"), noise, generator())
     assert words(noisy) == ["[CLS]", "[NOISE]", "is", "large", "[SEP]"]
 
 
 def test_item_2_noise_off_gives_the_clean_example():
     modality = TextModality(word_tokenizer())
     clean = modality.prepare("heart  is large")
-    assert torch.equal(modality.perturb("heart  is large", clean, {"level": 0.0}, generator()), clean)
+    assert torch.equal(modality.perturb(lambda: "heart  is large", clean, {"level": 0.0}, generator()), clean)
 
 
 def test_a_mapping_keeps_the_default_keywords():
     modality = TextModality(word_tokenizer(), noise=TextNoise(level=1, keywords=("heart",), kinds=("keywords",)))
     clean = modality.prepare("heart is large")
-    assert words(modality.perturb("heart is large", clean, {"level": 0.0}, generator()))[1] == "[NOISE]"
+    assert words(modality.perturb(lambda: "heart is large", clean, {"level": 0.0}, generator()))[1] == "[NOISE]"
     assert modality.default_noise.keywords == ("heart",)
 
 

@@ -13,8 +13,9 @@ import torch
 
 from forgetmi.errors import ForgetMIError, TrainingError
 from forgetmi.methods import build_method
+from forgetmi.models.weights import state_sha256
 from forgetmi.training import trainer as trainer_module
-from forgetmi.training.checkpoints import CheckpointFile, weights_digest
+from forgetmi.training.checkpoints import CheckpointFile
 from forgetmi.training.options import FitOptions
 from forgetmi.training.trainer import Trainer
 from tests.tiny import classifier_case, same_state, state_of
@@ -262,9 +263,9 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tmp_path, monkeypatc
 
 def test_digests_of_weights_see_names_types_shapes_and_values():
     base = {"a": torch.arange(4.0), "b": torch.tensor(1), "c": torch.empty(0, 3)}
-    digest = weights_digest(base)
-    assert digest == weights_digest(dict(reversed(base.items())))
-    assert digest == weights_digest({**base, "a": torch.arange(8.0)[::2] / 2})  # strides are of no consequence
+    digest = state_sha256(base)
+    assert digest == state_sha256(dict(reversed(base.items())))
+    assert digest == state_sha256({**base, "a": torch.arange(8.0)[::2] / 2})  # strides are of no consequence
     others = [
         {**base, "a": base["a"].double()},
         {**base, "a": base["a"].view(2, 2)},
@@ -272,4 +273,4 @@ def test_digests_of_weights_see_names_types_shapes_and_values():
         {"x": base["a"], "b": base["b"], "c": base["c"]},
         {**base, "c": torch.empty(0, 4)},
     ]
-    assert len({digest, *map(weights_digest, others)}) == 6
+    assert len({digest, *map(state_sha256, others)}) == 6

@@ -36,7 +36,7 @@ class VectorModality:
         self.prepared += 1
         return torch.as_tensor(value, dtype=torch.float32)
 
-    def perturb(self, value: Any, example: torch.Tensor, noise: Any, generator: torch.Generator) -> torch.Tensor:
+    def perturb(self, read: Any, example: torch.Tensor, noise: Any, generator: torch.Generator) -> torch.Tensor:
         return example + torch.randn(example.shape, generator=generator)
 
     def blank(self) -> torch.Tensor:
