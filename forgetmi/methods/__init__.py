@@ -13,10 +13,12 @@ METHODS = Registry(
     "method",
     {
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",
+        "fnn": "forgetmi.methods.fnn:FNN",
         "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
         "gradient_ascent": "forgetmi.methods.gradient_ascent:GradientAscent",
         "neg_grad_plus": "forgetmi.methods.neg_grad_plus:NegGradPlus",
         "npo": "forgetmi.methods.npo:NPO",
+        "random_labels": "forgetmi.methods.random_labels:RandomLabels",
         "retrain": "forgetmi.methods.retrain:Retrain",
     },
 )
