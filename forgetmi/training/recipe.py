@@ -27,6 +27,7 @@ def train_by_recipe(
     order_seed: int,
     seed: int,
     name: str,
+    identity: str = "",
 ) -> FitResult:
     """Fit a model to records by the task's own loss.
 
@@ -40,6 +41,7 @@ def train_by_recipe(
         order_seed: of the records' order.
         seed: of the fit.
         name: of the fit.
+        identity: what else makes this fit the one that it is, see ``Trainer.fit``.
 
     Raises:
         TrainingError: the recipe looks at validation records and there are none; or what
@@ -55,7 +57,8 @@ def train_by_recipe(
         validate = _mean_loss(task, loader, validation, recipe.batch_size, trainer)
     plan = ShuffledPlan(loader, train, batch_size=recipe.batch_size, seed=order_seed)
     objective = task_objective(task, "records")
-    return trainer.fit(model, plan, objective, recipe, seed=seed, name=name, validate=validate, identity=repr(task))
+    same = f"{task!r}{identity}"
+    return trainer.fit(model, plan, objective, recipe, seed=seed, name=name, validate=validate, identity=same)
 
 
 def _mean_loss(task: Task, loader: Loader, indices: Sequence[int], batch_size: int, trainer: Trainer) -> Validation:

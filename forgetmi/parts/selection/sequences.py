@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 
 from forgetmi.batch import Batch
 from forgetmi.training.plans import Plan, Step
@@ -30,3 +30,24 @@ class CycledPlan:
     def load(self, step: Step, epoch: int) -> dict[str, Batch]:
         """The batches of both."""
         return self.lead.load(step, epoch)
+
+
+class InTurnPlan:
+    """Each epoch visits one plan after another.
+
+    Args:
+        plans: stream name to the plan of that one stream, in the order of their turns.
+        epochs: stream name to the number of epochs in which it has its turn; a stream that is not named always has.
+    """
+
+    def __init__(self, plans: Mapping[str, Plan], epochs: Mapping[str, int] | None = None) -> None:
+        self.plans, self.epochs = dict(plans), dict(epochs or {})
+
+    def steps(self, epoch: int) -> list[Step]:
+        """The steps of those whose turn it is."""
+        turns = [plan for stream, plan in self.plans.items() if epoch < self.epochs.get(stream, epoch + 1)]
+        return [step for plan in turns for step in plan.steps(epoch)]
+
+    def load(self, step: Step, epoch: int) -> dict[str, Batch]:
+        """The batch of the plan that the step is of."""
+        return self.plans[next(iter(step))].load(step, epoch)
