@@ -12,6 +12,8 @@ from forgetmi.registry import Registry
 METHODS = Registry(
     "method",
     {
+        "cf_k": "forgetmi.methods.last_layers:CFk",
+        "eu_k": "forgetmi.methods.last_layers:EUk",
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",
         "fnn": "forgetmi.methods.fnn:FNN",
         "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
