@@ -12,6 +12,7 @@ from forgetmi.registry import Registry
 METHODS = Registry(
     "method",
     {
+        "bad_teacher": "forgetmi.methods.bad_teacher:BadTeacher",
         "cf_k": "forgetmi.methods.last_layers:CFk",
         "eu_k": "forgetmi.methods.last_layers:EUk",
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",
