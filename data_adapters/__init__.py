@@ -24,6 +24,7 @@ ADAPTERS = Registry(
         "mimic_cxr": "forgetmi.data_adapters.mimic_cxr:MimicCxr",
         "mimic_iv": "forgetmi.data_adapters.mimic_iv:MimicIV",
         "nih_cxr14": "forgetmi.data_adapters.nih_cxr14:NihCxr14",
+        "omop": "forgetmi.data_adapters.omop:Omop",
         "openi": "forgetmi.data_adapters.openi:OpenI",
         "padchest": "forgetmi.data_adapters.padchest:PadChest",
         "r2gen": "forgetmi.data_adapters.r2gen:R2Gen",

@@ -68,6 +68,21 @@ class Events:
         self.patients.setdefault(patient, {}).update(row)
         self._places.setdefault(("patient", patient), place)
 
+    def add_new_patient(self, patient: str, row: Mapping[str, Any], place: str) -> None:
+        """As :meth:`add_patient`, of a table with one row a patient.
+
+        Raises:
+            DataError: there is one of that id already.
+        """
+        if patient in self.patients:
+            raise DataError(
+                "one patient stands on two rows",
+                where=place,
+                expected="one row a patient",
+                private=[f"{patient}: {self._places['patient', patient]}, {place}"],
+            )
+        self.add_patient(patient, row, place)
+
     def add_visit(
         self, visit: str, patient: str, row: Mapping[str, Any], place: str, attributes: Mapping[str, str] | None = None
     ) -> None:

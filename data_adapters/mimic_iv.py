@@ -13,7 +13,7 @@ from forgetmi.data_adapters.events import Aggregate, Events, Note, number_or_tex
 from forgetmi.data_adapters.label_table import LabelTable
 from forgetmi.data_adapters.streams import Row, stream_table, whole_id
 from forgetmi.delimited import open_text
-from forgetmi.errors import ConfigError, DataError, did_you_mean
+from forgetmi.errors import ConfigError, did_you_mean
 from forgetmi.records import RecordDataset
 
 _VISITS = {
@@ -115,9 +115,7 @@ class MimicIV:
             if not patient:
                 events.skipped.append(("subject_id is blank", place))
                 continue
-            if patient in events.patients:
-                raise DataError("one subject_id stands on two rows", where=place, private=[f"{patient} ({place})"])
-            events.add_patient(patient, {"gender": gender, "age": number_or_text(age)}, place)
+            events.add_new_patient(patient, {"gender": gender, "age": number_or_text(age)}, place)
         deaths = self._read_visits(events)
         if "tabular" in self.modalities:
             default = {"admission": ("labevents",), "icu_stay": (), "ed_stay": ("triage",)}[self.visits]

@@ -15,7 +15,13 @@ _INTEGER = re.compile(r"(-?[0-9]+)(\.0*)?")
 Row = tuple[str, list[str]]
 
 
-def stream_table(path: str | os.PathLike[str], columns: Sequence[str], optional: Sequence[str] = ()) -> Iterator[Row]:
+def stream_table(
+    path: str | os.PathLike[str],
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    *,
+    delimiter: str | None = None,
+) -> Iterator[Row]:
     """The rows of a CSV, TSV (``.gz`` too) or Parquet file: ``file:row`` and the cells of the columns, in their order.
 
     Column names are compared in lower case. Cells are text, exactly as written, blank where missing; an optional
@@ -25,6 +31,7 @@ def stream_table(path: str | os.PathLike[str], columns: Sequence[str], optional:
         path: the file. Where it is missing, the same name with ``.gz`` added or taken away is tried.
         columns: the columns that must be there.
         optional: columns that are read where the file has them.
+        delimiter: between cells; by default what the file's name says.
 
     Raises:
         DataError: missing, unreadable or not UTF-8 file, one without a column, or a row of another width.
@@ -34,7 +41,7 @@ def stream_table(path: str | os.PathLike[str], columns: Sequence[str], optional:
     if base_suffix(found) == ".parquet":
         yield from _stream_parquet(found, columns, optional)
     else:
-        yield from _stream_delimited(found, columns, optional)
+        yield from _stream_delimited(found, columns, optional, delimiter)
 
 
 def positions(header: Sequence[str], columns: Sequence[str], optional: Sequence[str], where: str) -> list[int | None]:
@@ -77,8 +84,10 @@ def whole_id(cell: str, place: str) -> str:
     return str(int(match[1]))
 
 
-def _stream_delimited(path: Path, columns: Sequence[str], optional: Sequence[str]) -> Iterator[Row]:
-    delimiter = {".csv": ",", ".tsv": "\t"}.get(base_suffix(path))
+def _stream_delimited(
+    path: Path, columns: Sequence[str], optional: Sequence[str], delimiter: str | None
+) -> Iterator[Row]:
+    delimiter = delimiter or {".csv": ",", ".tsv": "\t"}.get(base_suffix(path))
     if delimiter is None:
         raise DataError(f"{path.name} is no table", expected="a name that ends in .csv, .tsv or .parquet")
     with open_text(path) as stream:

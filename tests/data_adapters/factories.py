@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files
+from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files, omop_files
 from tests.data_adapters.dicom_files import ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
@@ -104,6 +104,11 @@ def fhir(folder: Path) -> Source:
     return Source({"root": folder}, folder, letters)
 
 
+def omop(folder: Path) -> Source:
+    omop_files.write_files(folder)
+    return Source({"root": folder}, folder, folder / "measurement.csv")
+
+
 def openi(folder: Path) -> Source:
     files = {f"{i}.xml": report_xml(i, images=[f"CXR{i}_IM-1"], findings=f"made up {i}") for i in range(1, 11)}
     write_folder(folder / "ecgen-radiology", files)
@@ -171,6 +176,7 @@ FACTORIES: dict[str, Callable[[Path], Source]] = {
     "mimic_cxr": mimic_cxr,
     "nih_cxr14": nih_cxr14,
     "mimic_iv": mimic_iv,
+    "omop": omop,
     "openi": openi,
     "padchest": padchest,
     "r2gen": r2gen,
