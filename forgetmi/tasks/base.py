@@ -39,6 +39,10 @@ class Task(Protocol):
         """The scalar loss that the model was trained with."""
         ...
 
+    def loss_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """The same, from an output that is there already."""
+        ...
+
     def signals(self, output: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         """What an attacker can compute from one query, per example: name to [B]. Always has ``"nll"``."""
         ...

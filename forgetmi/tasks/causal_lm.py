@@ -57,7 +57,11 @@ class CausalLMTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the batch's answer tokens."""
-        losses, mask = self.token_nll_of(self.output(model, batch), batch)
+        return self.loss_of(self.output(model, batch), batch)
+
+    def loss_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """The same, from an output that is there already."""
+        losses, mask = self.token_nll_of(output, batch)
         return (losses * mask).sum() / mask.sum().clamp(min=1)
 
     def signals(self, output: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:

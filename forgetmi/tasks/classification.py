@@ -76,7 +76,10 @@ class ClassificationTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar that the model is trained with, a mean over the batch."""
-        output = self.output(model, batch)
+        return self.loss_of(self.output(model, batch), batch)
+
+    def loss_of(self, output: ModelOutput, batch: Batch) -> Tensor:
+        """The same, from an output that is there already."""
         if self.loss_kind == "fused":
             return self.nll_of(output, batch).mean()
         if not output.unimodal_logits:
