@@ -95,7 +95,7 @@ def retrained_depends(prepared: Prepared, index: int) -> list[Any]:
     return [*original_depends(prepared), *_asked(prepared), index]
 
 
-def retrain_all(prepared: Prepared, folder: RunFolder) -> list[Done]:
+def retrain_all(prepared: Prepared, folder: RunFolder) -> None:
     """The retrained models, side by side in ``audit.workers`` processes."""
     from forgetmi.runs.worker import retrain_in_processes
 
@@ -105,10 +105,14 @@ def retrain_all(prepared: Prepared, folder: RunFolder) -> list[Done]:
         for index in range(config.retrains)
         if not folder.is_done(f"retrained-{index}", fingerprint(*retrained_depends(prepared, index)))
     ]
+    if kept := config.retrains - len(missing):
+        logger.info("retrained: %d of %d models done already, kept", kept, config.retrains)
     workers = min(config.workers, len(missing))
     if workers > 1:
         retrain_in_processes(config, folder, missing, workers)
-    return [retrain_one(prepared, folder, index) for index in range(config.retrains)]
+    else:
+        for index in missing:
+            retrain_one(prepared, folder, index)
 
 
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
