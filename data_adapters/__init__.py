@@ -19,6 +19,7 @@ ADAPTERS = Registry(
         "fhir": "forgetmi.data_adapters.fhir:Fhir",
         "indiana_demo": "forgetmi.data_adapters.indiana_demo:IndianaDemo",
         "iu_xray": "forgetmi.data_adapters.iu_xray:IuXray",
+        "join": "forgetmi.data_adapters.join:Join",
         "manifest": "forgetmi.data_adapters.manifest:Manifest",
         "medmnist": "forgetmi.data_adapters.medmnist:MedMnist",
         "mimic_cxr": "forgetmi.data_adapters.mimic_cxr:MimicCxr",

@@ -66,20 +66,37 @@ class Persons:
         return [f"{merged} people have several patient ids in {base}, as another source says"] if merged else []
 
 
+def issued(identifier: str) -> tuple[str, str]:
+    """Issuer and value of an id that names its issuer, as FHIR or as HL7 v2 and DICOM sources here write it.
+
+    >>> issued("urn:mrn|12"), issued("12^^^North"), issued("12")
+    (('urn:mrn', '12'), ('North', '12'), ('', '12'))
+    """
+    value, mark, issuer = identifier.rpartition("^^^")
+    if mark:
+        return issuer, value
+    system, mark, value = identifier.partition("|")
+    return (system, value) if mark else ("", identifier)
+
+
 def find_persons(
-    data: Mapping[str, RecordDataset], which: Mapping[str, Which], rules: Sequence[Normal], id_space: str
+    data: Mapping[str, RecordDataset],
+    which: Mapping[str, tuple[Which, str | None]],
+    rules: Sequence[Normal],
+    id_space: str,
 ) -> Persons:
     """Put together the patients that share an id of the common space.
 
     Args:
         data: source to records.
-        which: source to which of its ids are of that space: ``own``, ``other`` (aliases) or ``any``.
+        which: source to which of its ids are of that space: ``own``, ``other`` (aliases) or ``any``; and their issuer
+            (:func:`issued`), where only the values of one issuer are meant.
         rules: see :func:`normal_form`.
         id_space: its name, for messages.
 
     Raises:
-        DataError: within one source, ids of different patients are the same under the rules; or a source has no id of
-            that space.
+        DataError: within one source, ids of different patients are the same under the rules; a source has no id of that
+            space, or other ids of several issuers of which none is stated.
     """
     parent: dict[_Node, _Node] = {}
     by_key: dict[str, list[_Node]] = defaultdict(list)
@@ -88,14 +105,7 @@ def find_persons(
         aliases = found.aliases.get("patient", {})
         patients = found.patients() | set(aliases.values())
         parent |= {(source, patient): (source, patient) for patient in patients}
-        own = [] if which[source] == "other" else [(patient, patient) for patient in sorted(patients)]
-        pairs = own + ([] if which[source] == "own" else sorted(aliases.items()))
-        if not pairs:
-            raise DataError(
-                f"source {source!r} has no other ids of its patients",
-                expected=f"its {id_space}, as aliases",
-                fix="ids: own, if its own patient ids are of that space",
-            )
+        pairs = _ids_of_the_space(source, sorted(patients), sorted(aliases.items()), *which[source], id_space)
         owners: dict[str, set[str]] = defaultdict(set)
         for identifier, patient in pairs:
             owners[normal_form(identifier, rules)].add(patient)
@@ -122,6 +132,39 @@ def find_persons(
     numbers = {node: n for n, node in enumerate(sorted({root(node) for node in parent}))}
     number = {node: numbers[root(node)] for node in parent}
     return Persons(number, [(identifier, number[node]) for identifier, node in written])
+
+
+def _ids_of_the_space(
+    source: str, own: Sequence[str], others: Sequence[tuple[str, str]], which: Which, issuer: str | None, id_space: str
+) -> list[tuple[str, str]]:
+    """(id of the common space, patient) of one source.
+
+    Of other ids that name their issuer the value counts, and those without one do not: they may be of any kind, such as
+    the ids of merged FHIR patients.
+    """
+    mine = [] if which == "other" else [(patient, patient) for patient in own]
+    named = [(*issued(i), patient) for i, patient in (mine if which == "own" else [*mine, *others])]
+    issuers = sorted({system for system, _, _ in named if system})
+    if issuer is None and which != "own":
+        if len(issuers) > 1:
+            raise DataError(
+                f"the ids of source {source!r} come from {len(issuers)} issuers: {', '.join(issuers)}",
+                expected=f"the issuer of {id_space}",
+                fix=f"state it: sources.{source}.issuer; numbers of different issuers are different people's",
+            )
+        issuer = next(iter(issuers), None)
+        mine = [pair for pair in mine if not issued(pair[0])[0]]
+    elif issuer is not None:
+        mine = []
+    pairs = mine if issuer is None else [*mine, *((v, patient) for system, v, patient in named if system == issuer)]
+    pairs += others if issuer is None and which != "own" else []
+    if not pairs:
+        raise DataError(
+            f"source {source!r} has no {f'id of issuer {issuer!r}' if issuer else 'other ids of its patients'}",
+            expected=f"its {id_space}",
+            fix="correct the issuer, or choose ids: own, if its own patient ids are of that space",
+        )
+    return pairs
 
 
 def study_keys(data: RecordDataset) -> list[frozenset[str]]:

@@ -126,6 +126,11 @@ def absolute_paths(kind: type[Any], values: Mapping[str, Any], where: str, setti
             found[name] = settings.path(f"{where}.{name}", value)
         elif isinstance(value, Mapping) and name in nested:
             found[name] = absolute_paths(nested[name], value, f"{where}.{name}", settings)
+    if hasattr(kind, "inner_options"):  # options of others, whose kind is known only from the values (a join's sources)
+        made: dict[str, Any] = kind.inner_options(
+            found, lambda inner, options, key: absolute_paths(inner, options, f"{where}.{key}", settings)
+        )
+        return made
     return found
 
 

@@ -127,11 +127,12 @@ def plan(prepared: Prepared) -> list[str]:
 
 def refuse_data_folder(config: Config, target: Path) -> None:
     """Raise :class:`ConfigError` where a file would be written into a folder that data is read from."""
-    for field in dataclasses.fields(config.adapter):  # type: ignore[arg-type]
-        source = getattr(config.adapter, field.name)
-        if isinstance(source, Path) and source.is_dir() and source.resolve() in target.resolve().parents:
-            raise ConfigError(
-                [f"{target.name} would be written into the data folder"],
-                where=str(source),
-                fix="name a file elsewhere: data folders are never written to",
-            )
+    for adapter in (config.adapter, *getattr(config.adapter, "adapters", {}).values()):  # those of a join too
+        for field in dataclasses.fields(adapter):
+            source = getattr(adapter, field.name)
+            if isinstance(source, Path) and source.is_dir() and source.resolve() in target.resolve().parents:
+                raise ConfigError(
+                    [f"{target.name} would be written into the data folder"],
+                    where=str(source),
+                    fix="name a file elsewhere: data folders are never written to",
+                )

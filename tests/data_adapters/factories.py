@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files, omop_files
-from tests.data_adapters.dicom_files import ramp, write_dicom
+from tests.data_adapters.dicom_files import BASE, ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
 
@@ -52,6 +52,44 @@ def indiana_demo(folder: Path) -> Source:
     archive = write_archive(folder / "NLMCXR_reports.tgz", files)
     counts = {"n_train": 8, "n_validation": 3, "n_test": 4}
     return Source({"reports": archive, "masks": "ellipses", "image_size": 16, **counts}, folder, archive)
+
+
+def join(folder: Path) -> Source:
+    """Films from DICOM, reports of the same studies from FHIR, and a table of laboratory values and splits."""
+    films, reports = folder / "films", folder / "reports"
+    for n in range(1, 7):
+        tags = {"patient": f"00{(n + 1) // 2}", "study": str(n), "sop": str(n), "IssuerOfPatientID": "North"}
+        write_dicom(films / f"IM{n}", ramp(n), **tags)
+    people = [fhir_files.patient(f"p-{n}", mrn=f"00{n}") for n in (1, 2, 3, 4)]
+    fhir_files.write_lines(reports / "Patient.ndjson", *people)
+    studies = [fhir_files.imaging(f"i{n}", f"Patient/p-{(n + 1) // 2}", f"{BASE}.1.{n}") for n in range(1, 6)]
+    fhir_files.write_lines(reports / "ImagingStudy.ndjson", *studies)
+    told = [
+        fhir_files.report(f"r{n}", f"Patient/p-{(n + 1) // 2}", imagingStudy=[{"reference": f"ImagingStudy/i{n}"}])
+        for n in range(1, 6)
+    ]
+    fhir_files.write_lines(reports / "DiagnosticReport.ndjson", *told)
+    rows = ["mrn,finding,fold,words", "001,yes,train,a b", "002,no,train,c d", "003,yes,test,e f", "009,no,test,g h"]
+    (folder / "letters.csv").write_text("\n".join(rows) + "\n")
+    letters = {
+        "path": folder / "letters.csv",
+        "columns": {"sample_id": "mrn", "patient_id": "mrn", "label": "finding", "split": "fold"},
+        "modalities": {"letter": {"column": "words", "kind": "text"}},
+    }
+    options = {
+        "sources": {
+            "films": {"adapter": "dicom", "options": {"root": films}, "ids": "any"},
+            "reports": {
+                "adapter": "fhir",
+                "options": {"root": reports, "modalities": ["text"]},
+                "ids": "other",
+                "by": "study",
+            },
+            "letters": {"adapter": "manifest", "options": letters},
+        },
+        "id_space": "made-up numbers of North",
+    }
+    return Source(options, folder, films / "IM1")
 
 
 def manifest(folder: Path) -> Source:
@@ -171,6 +209,7 @@ FACTORIES: dict[str, Callable[[Path], Source]] = {
     "fhir": fhir,
     "indiana_demo": indiana_demo,
     "iu_xray": iu_xray,
+    "join": join,
     "manifest": manifest,
     "medmnist": medmnist,
     "mimic_cxr": mimic_cxr,
