@@ -23,6 +23,7 @@ METHODS = Registry(
         "npo": "forgetmi.methods.npo:NPO",
         "random_labels": "forgetmi.methods.random_labels:RandomLabels",
         "retrain": "forgetmi.methods.retrain:Retrain",
+        "salun": "forgetmi.methods.salun:SalUn",
         "scrub": "forgetmi.methods.scrub:Scrub",
         "scrub_r": "forgetmi.methods.scrub:ScrubR",
     },

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from forgetmi.batch import Batch, Loader
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
+from forgetmi.parts.selection.relabelled import labels_of
 from forgetmi.parts.selection.sequences import InTurnPlan
 from forgetmi.training.modes import scoring
 from forgetmi.training.options import FitOptions
@@ -184,7 +185,7 @@ def _of_the_same_classes(job: UnlearningJob) -> list[int]:
     forget, validation = job.partition.forget, list(job.partition.validation)
     labels = job.loader.labels(validation) if validation else None
     if labels is not None and labels.ndim == 1:
-        same = torch.isin(labels, job.loader.labels(forget))
+        same = torch.isin(labels, labels_of(job.loader, forget))
         validation = [index for index, is_same in zip(validation, same.tolist(), strict=True) if is_same]
     if not validation:
         raise MethodError(

@@ -159,15 +159,24 @@ class Trainer:
         self.num_workers, self.progress = num_workers, progress
         self._update: tuple[Hook, ...] = ()
         self._after_step: tuple[Hook, ...] = ()
+        self._prefix, self._identity = "", ""
 
-    def constrained(self, *, update: Hook | None = None, after_step: Hook | None = None) -> Trainer:
+    def constrained(
+        self, *, update: Hook | None = None, after_step: Hook | None = None, prefix: str = "", identity: str = ""
+    ) -> Trainer:
         """The same trainer, each of whose fits runs these hooks after those that the fit itself is given.
 
         So a method that wraps another (a mask over any objective) need not know how that one fits.
+
+        Args:
+            update, after_step: see :meth:`fit`.
+            prefix: of the fits' names: two stages of one method need checkpoints of their own.
+            identity: what tells these fits from those without the hooks, or with others.
         """
         other = copy.copy(self)
         other._update = (update, *self._update) if update is not None else self._update
         other._after_step = (after_step, *self._after_step) if after_step is not None else self._after_step
+        other._prefix, other._identity = self._prefix + prefix, f"{self._identity}{identity}"
         return other
 
     def fit(
@@ -215,6 +224,7 @@ class Trainer:
         """
         if validate is None and options.validates:
             raise ConfigError([f"{name}: select: best and patience need validation, and this fit has none"])
+        name, identity = self._prefix + name, identity + self._identity
         fit = _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory)
         fit.update = (*([update] if update is not None else []), *self._update)
         fit.after_step = (*([after_step] if after_step is not None else []), *self._after_step)

@@ -25,7 +25,10 @@ FITS: dict[str, dict[str, Any]] = {  # four steps in all where D_r is visited to
     name: {"batch_size": 13} for name in ("cf_k", "eu_k", "neg_grad_plus", "random_labels", "scrub", "scrub_r")
 }
 # Options without which a method would be slow here, or would do nothing to so small a model.
-OPTIONS: dict[str, dict[str, Any]] = {}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "salun": {"options": {"fit": {**FAST, "batch_size": 13}}},
+    "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
+}
 NO_DRAWS: set[str] = set()  # methods in which nothing is drawn: other seeds give the same weights
 
 
@@ -50,7 +53,7 @@ def fast_fit(name: str, **options: Any) -> dict[str, Any]:
 def method_for(name: str, case: TinyCase, **options):
     if has_fit(name):
         options.setdefault("fit", fast_fit(name))
-    method = build_method(name, {**OPTIONS.get(name, {}), **options})
+    method = build_method(name, {**OPTIONS.get(name, {}), **OPTIONS.get(f"{name}/{case.kind}", {}), **options})
     try:
         check_job(method, case.job())
     except MethodError as refusal:

@@ -111,3 +111,10 @@ def test_schedules_know_that_epochs_differ_in_length():
 
     fitter.fit(model, plan, task_objective(TASK, "records"), options, seed=0, update=note, after_step=measure)
     assert [round(r, 4) for r in rates] == [0.6, 0.5, 0.4, 0.3, 0.2, 0.1]
+
+
+def test_a_prefix_gives_fits_checkpoints_of_their_own(tmp_path):
+    trainer = Trainer(device="cpu", progress=False, checkpoint_dir=tmp_path)
+    fit(FitOptions(epochs=1), trainer=trainer)
+    fit(FitOptions(epochs=1, lr=0.1), trainer=trainer.constrained(prefix="a-").constrained(prefix="b-"))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a-b-fit.checkpoint.pt", "fit.checkpoint.pt"]
