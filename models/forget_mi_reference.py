@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetmi.errors import ConfigError, ModelError
+from forgetmi.models.packing import pack_texts
 from forgetmi.models.weights import check_keys, read_state_dict
 
 STEM_WIDTH = 8
@@ -163,7 +164,14 @@ class _Block(nn.Module):
 
 
 class ForgetMIText(nn.Module):
-    """The report's branch: BERT's pooled first token, dropout, a classifier; the embedding comes after the dropout."""
+    """The report's branch: BERT's pooled first token, dropout, a classifier; the embedding comes after the dropout.
+
+    Attributes:
+        packed: leave padding out (:func:`~forgetmi.models.packing.pack_texts`): reports differ so much in length that
+            it is half of a batch. Outputs are the same, up to rounding.
+    """
+
+    packed: bool = True
 
     def __init__(self, config: ForgetMIConfig) -> None:
         super().__init__()
@@ -178,11 +186,23 @@ class ForgetMIText(nn.Module):
         self, input_ids: Tensor, attention_mask: Tensor | None = None, token_type_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Embedding [B, hidden_size] and logits [B, C] of token ids [B, T]."""
-        pooled = self.bert(
-            input_ids=input_ids, attention_mask=attention_mask, token_type_ids=token_type_ids
-        ).pooler_output
-        embedding = self.dropout(pooled)
+        embedding = self.dropout(self._pooled(input_ids, attention_mask, token_type_ids))
         return embedding, self.classifier(embedding)
+
+    def _pooled(self, ids: Tensor, mask: Tensor | None, types: Tensor | None) -> Tensor:
+        """[B, hidden_size]."""
+        # Only this attention takes a mask of texts that share a row.
+        can = self.packed and self.bert.config._attn_implementation == "sdpa"
+        packing = pack_texts(mask) if mask is not None and can else None
+        if packing is None:
+            return self.bert(input_ids=ids, attention_mask=mask, token_type_ids=types).pooler_output
+        states = self.bert(
+            input_ids=packing.take(ids),
+            attention_mask=packing.attention,
+            token_type_ids=None if types is None else packing.take(types),
+            position_ids=packing.positions,
+        ).last_hidden_state
+        return self.bert.pooler(states.flatten(0, 1)[packing.first][:, None])
 
 
 def build_forget_mi_network(config: Mapping[str, Any], seed: int) -> ForgetMINetwork:
