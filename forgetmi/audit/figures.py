@@ -85,7 +85,8 @@ def histogram_figure(histograms: Mapping[str, Any]) -> Markup:
             axis.set_title(f"{role} (pooled)" if role == "retrained" else role, fontsize=11)
             axis.set_xlabel(f"loss of a record ({histograms['unit']}, log scale)")
         axes[0].set_ylabel("share of records")
-        axes[0].legend(loc="upper left", frameon=False, fontsize=8)
+        handles, labels = axes[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
         return _svg(figure, "hist", "Loss histograms of forgotten, retained and test records under the three models")
 
 

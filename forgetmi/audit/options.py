@@ -35,7 +35,7 @@ class AuditOptions:
     utility_margin: float = 0.02
     min_patients: int = 10
     people_fpr: float = 0.05
-    histogram_bins: int = 24
+    histogram_bins: int = 12
 
     def __post_init__(self) -> None:
         from forgetmi.attacks.membership import ATTACKS
