@@ -26,6 +26,7 @@ METHODS = Registry(
         "salun": "forgetmi.methods.salun:SalUn",
         "scrub": "forgetmi.methods.scrub:Scrub",
         "scrub_r": "forgetmi.methods.scrub:ScrubR",
+        "ssd": "forgetmi.methods.ssd:SSD",
     },
 )
 
