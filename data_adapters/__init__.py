@@ -28,6 +28,7 @@ ADAPTERS = Registry(
         "omop": "forgetmi.data_adapters.omop:Omop",
         "openi": "forgetmi.data_adapters.openi:OpenI",
         "padchest": "forgetmi.data_adapters.padchest:PadChest",
+        "ptb_xl": "forgetmi.data_adapters.ptb_xl:PtbXl",
         "r2gen": "forgetmi.data_adapters.r2gen:R2Gen",
         "torchvision_set": "forgetmi.data_adapters.torchvision_set:TorchvisionSet",
     },

@@ -246,6 +246,6 @@ def _concept(cell: str, place: str) -> str | None:
 def _about_people(tables: Tables) -> Iterator[str]:
     """The tables with rows that lead to people, in the order of their names."""
     for table, columns in sorted(tables.columns.items()):
-        direct = [name for name in ("person_id", "subject_id") if name in columns]
-        if (direct or table in _INDIRECT) and next(tables.rows(table, (direct or list(columns))[:1]), None) is not None:
+        direct = [name for name in columns if name in ("person_id", "subject_id")]
+        if (direct or table in _INDIRECT) and next(tables.rows(table, (direct or columns)[:1]), None) is not None:
             yield table

@@ -144,7 +144,7 @@ class Database:
         names = self._columns[table]
         at = positions(names, columns, optional, table)
         # Columns without types: SQLAlchemy then passes on what the driver gives and converts nothing.
-        wanted = [sqlalchemy.column(names[i]) for i in at if i is not None]
+        wanted: list[Any] = [sqlalchemy.column(names[i]) for i in at if i is not None]
         statement = sqlalchemy.select(*wanted).select_from(sqlalchemy.table(self._names[table], schema=self._schema))
         if f"{table}_id" in self.columns[table]:
             statement = statement.order_by(sqlalchemy.column(names[self.columns[table].index(f"{table}_id")]))

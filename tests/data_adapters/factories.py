@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files, omop_files
+from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files, omop_files, ptb_xl_files
 from tests.data_adapters.dicom_files import BASE, ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
@@ -191,6 +191,12 @@ def padchest(folder: Path) -> Source:
     return Source({"root": folder, "validation": 0.25, "test": 0.25}, folder, folder / "0" / "a_1.png")
 
 
+def ptb_xl(folder: Path) -> Source:
+    ptb_xl_files.write_release(folder)
+    options = {"root": folder, "modalities": ["signal", "text", "tabular"]}
+    return Source(options, folder, folder / "records100" / "00000" / "00001_lr.dat")
+
+
 def r2gen(folder: Path) -> Source:
     path = film_files.write_r2gen(folder, mimic=True)
     return Source({"path": path}, folder, next(iter(sorted(folder.rglob("*.jpg")))))
@@ -218,6 +224,7 @@ FACTORIES: dict[str, Callable[[Path], Source]] = {
     "omop": omop,
     "openi": openi,
     "padchest": padchest,
+    "ptb_xl": ptb_xl,
     "r2gen": r2gen,
     "torchvision_set": torchvision_set,
 }
