@@ -19,6 +19,7 @@ METHODS = Registry(
         "fnn": "forgetmi.methods.fnn:FNN",
         "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
         "gradient_ascent": "forgetmi.methods.gradient_ascent:GradientAscent",
+        "l1_sparse": "forgetmi.methods.l1_sparse:L1Sparse",
         "neg_grad_plus": "forgetmi.methods.neg_grad_plus:NegGradPlus",
         "npo": "forgetmi.methods.npo:NPO",
         "random_labels": "forgetmi.methods.random_labels:RandomLabels",

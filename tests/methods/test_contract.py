@@ -22,7 +22,8 @@ from tests.tiny import TinyCase, classifier_case, language_case, same_state, sta
 CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
 FITS: dict[str, dict[str, Any]] = {  # four steps in all where D_r is visited too
-    name: {"batch_size": 13} for name in ("cf_k", "eu_k", "neg_grad_plus", "random_labels", "scrub", "scrub_r")
+    name: {"batch_size": 13}
+    for name in ("cf_k", "eu_k", "l1_sparse", "neg_grad_plus", "random_labels", "scrub", "scrub_r")
 }
 # Options without which a method would be slow here, or would do nothing to so small a model.
 OPTIONS: dict[str, dict[str, Any]] = {
