@@ -14,6 +14,7 @@ METHODS = Registry(
     {
         "bad_teacher": "forgetmi.methods.bad_teacher:BadTeacher",
         "cf_k": "forgetmi.methods.last_layers:CFk",
+        "delete": "forgetmi.methods.delete:Delete",
         "eu_k": "forgetmi.methods.last_layers:EUk",
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",
         "fnn": "forgetmi.methods.fnn:FNN",

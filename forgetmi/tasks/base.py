@@ -72,6 +72,14 @@ class Task(Protocol):
         """
         ...
 
+    def without_truth(self, output: ModelOutput, batch: Batch) -> ModelOutput:
+        """The output with the true target made impossible, so that softmax shares its probability among the others.
+
+        Raises:
+            MethodError: the task's targets have no other than the true one and its opposite.
+        """
+        ...
+
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The batch with other labels, of the form of its own.
 

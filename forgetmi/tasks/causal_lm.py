@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from forgetmi.batch import Batch
 from forgetmi.errors import DataError, MethodError
 from forgetmi.models.output import ModelOutput
-from forgetmi.tasks.divergence import categorical_kl
+from forgetmi.tasks.divergence import categorical_kl, excluded
 
 IGNORED = -100
 
@@ -95,6 +95,13 @@ class CausalLMTask:
     def outcomes(self, output: ModelOutput) -> Tensor:
         """Refused: there are too many sequences of tokens."""
         raise self._no_labels("the list of every possible target")
+
+    def without_truth(self, output: ModelOutput, batch: Batch) -> ModelOutput:
+        """At each place the token that truly comes next is impossible."""
+        truth = self._tokens(batch)["labels"][:, 1:]
+        changed = excluded(output.logits[:, :-1], truth.clamp(min=0))
+        kept = torch.where((truth != IGNORED)[..., None], changed, output.logits[:, :-1].float())
+        return ModelOutput(torch.cat([kept, output.logits[:, -1:].float()], dim=1))
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """Refused: the target is the text itself."""

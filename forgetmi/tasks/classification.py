@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor  # torch.func offers no public way to ask
 
 from forgetmi.batch import Batch
-from forgetmi.errors import ConfigError, DataError, ModelError
+from forgetmi.errors import ConfigError, DataError, MethodError, ModelError
 from forgetmi.models.output import ModelOutput
-from forgetmi.tasks.divergence import bernoulli_kl, categorical_kl
+from forgetmi.tasks.divergence import bernoulli_kl, categorical_kl, excluded
 from forgetmi.tasks.ranking import ranking_loss
 
 
@@ -143,6 +143,15 @@ class ClassificationTask:
         if self.kind != "multilabel":
             return -F.log_softmax(logits, dim=1)
         return torch.cat([F.softplus(-logits), F.softplus(logits)], dim=1)
+
+    def without_truth(self, output: ModelOutput, batch: Batch) -> ModelOutput:
+        """Refused for independent labels: without the true value only its opposite is left."""
+        if self.kind == "multilabel":
+            raise MethodError(
+                f"the task {self.name!r} with independent labels was asked for an answer other than the true one",
+                fix="choose a method that does not change targets: forgetmi ls methods",
+            )
+        return ModelOutput(excluded(output.logits, self._labels(batch)))
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """The batch with other labels [B] or (multilabel) [B, L].

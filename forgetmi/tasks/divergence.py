@@ -30,3 +30,9 @@ def bernoulli_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Te
     z, t = logits.float() / temperature, target.float() / temperature
     q = torch.sigmoid(t)
     return (q * (F.logsigmoid(t) - F.logsigmoid(z)) + (1 - q) * (F.logsigmoid(-t) - F.logsigmoid(-z))).sum(dim=-1)
+
+
+def excluded(logits: Tensor, targets: Tensor) -> Tensor:
+    """Logits [..., C] with those of ``targets`` [...] so low that softmax gives them 0, and finite all the same."""
+    logits = logits.float()
+    return logits.scatter(-1, targets.unsqueeze(-1), torch.finfo(logits.dtype).min / 4)
