@@ -27,11 +27,13 @@ FITS: dict[str, dict[str, Any]] = {  # four steps in all where D_r is visited to
 }
 # Options without which a method would be slow here, or would do nothing to so small a model.
 OPTIONS: dict[str, dict[str, Any]] = {
+    "fisher_forgetting/causal_lm": {"targets": "true"},
     "ssd": {"alpha": 1.5},
+    "multi_gan": {"gan": {"pairs": 4, "batch_size": 4, "width": 8, "latent": 4}},
     "salun": {"options": {"fit": {**FAST, "batch_size": 13}}},
     "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
 }
-NO_DRAWS: set[str] = {"ssd"}  # methods in which nothing is drawn: other seeds give the same weights
+NO_DRAWS: set[str] = {"ssd", "influence"}  # methods in which nothing is drawn: other seeds give the same weights
 
 
 @pytest.fixture(params=sorted(CASES))
