@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -21,8 +21,9 @@ from forgetmi.data_adapters.cells import (
 )
 from forgetmi.data_adapters.images import ImageFile, TextFile
 from forgetmi.data_adapters.label_table import class_labels
+from forgetmi.data_adapters.longitudinal import Longitudinal, filled
 from forgetmi.data_adapters.tables import places, read_table, require_unique
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, DataError
 from forgetmi.records import Record, RecordDataset, Skipped
 from forgetmi.splits import split_by_patient
 
@@ -55,16 +56,45 @@ class ModalityColumn:
     """One modality. A blank cell means that the record does not have it.
 
     Attributes:
-        column: its column.
-        kind: ``image`` and ``text_file`` (the cell is a path), or ``text`` (the cell is the text).
+        kind: ``image`` and ``text_file`` (the cell is a path), ``text`` (the cell is the text), or ``tabular``.
+        column: its column; for ``tabular`` none.
         channels: for images, 1 or 3; as the file has them by default.
+        columns: for ``tabular``: the columns that make the row. Cells that are blank or say NA are missing.
+        longitudinal: for ``tabular``: a table of its own with several rows a patient, whose values join the row.
+
+    Raises:
+        ConfigError: settings that do not fit the kind; all of them at once.
     """
 
-    column: str
-    kind: Literal["image", "text", "text_file"]
+    kind: Literal["image", "text", "text_file", "tabular"]
+    column: str | None = None
     channels: Literal[1, 3] | None = None
+    columns: tuple[str, ...] = ()
+    longitudinal: Longitudinal | None = None
 
     __pydantic_config__ = ConfigDict(extra="forbid")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.kind == "tabular":
+            if self.column is not None or not (self.columns or self.longitudinal):
+                problems.append(
+                    "a modality of kind tabular needs columns (a list), longitudinal or both, and no column"
+                )
+        elif self.column is None:
+            problems.append(f"a modality of kind {self.kind} needs column")
+        if self.kind != "tabular" and (self.columns or self.longitudinal):
+            problems.append(f"columns and longitudinal are for kind tabular, not {self.kind}")
+        if self.kind != "image" and self.channels is not None:
+            problems.append(f"channels are for kind image, not {self.kind}")
+        if problems:
+            raise ConfigError(problems)
+
+    @property
+    def needed(self) -> tuple[str, ...]:
+        """The columns of the manifest that it reads."""
+        limit = self.longitudinal.until_column if self.longitudinal is not None else None
+        return tuple(name for name in (self.column, *self.columns, limit) if name is not None)
 
 
 @dataclass(frozen=True)
@@ -79,6 +109,10 @@ class SplitShares:
 @dataclass(frozen=True)
 class Manifest:
     """Reads a manifest.
+
+    A tidy longitudinal data set is a manifest of its patients (or visits) and, as the ``longitudinal`` of a tabular
+    modality, the table with several rows each. Of NAFLD (Allen et al. 2018), ``nafld1.csv`` is the manifest;
+    ``nafld2.csv`` (id, days, test, value) and ``nafld3.csv`` (id, days, event) are longitudinal.
 
     Args:
         path: CSV, TSV (``.gz`` too) or Parquet.
@@ -98,7 +132,9 @@ class Manifest:
     """
 
     name: ClassVar[str] = "manifest"
-    summary: ClassVar[str] = "a CSV, TSV or Parquet file with one row a record, columns mapped in the configuration"
+    summary: ClassVar[str] = (
+        "a CSV, TSV or Parquet file with one row a record, and tables with several rows a patient (NAFLD)"
+    )
     levels: ClassVar[tuple[str, ...]] = ("institution", "patient", "study", "sample", "modality")
     license_note: ClassVar[str] = "your own data: its licence and use agreement are not known to this package"
 
@@ -135,6 +171,23 @@ class Manifest:
         if problems:
             raise ConfigError(problems)
 
+    @classmethod
+    def inner_options(cls, values: Mapping[str, Any], convert: Callable[[Any, Any, str], Any]) -> dict[str, Any]:
+        """Not yet checked options, with those of each modality converted: a longitudinal table's path is relative too.
+
+        Args:
+            values: the options as given.
+            convert: (class, its options, their key) to its options.
+        """
+        given = values.get("modalities")
+        if not isinstance(given, Mapping):
+            return dict(values)
+        made = {
+            name: convert(ModalityColumn, options, f"modalities.{name}") if isinstance(options, Mapping) else options
+            for name, options in given.items()
+        }
+        return {**values, "modalities": made}
+
     @property
     def _label_columns(self) -> tuple[str, ...]:
         label = self.columns.label
@@ -148,7 +201,7 @@ class Manifest:
                 splits. The message names file and row.
         """
         named = {f: getattr(self.columns, f) for f in _ID_FIELDS if getattr(self.columns, f) is not None}
-        required = [*named.values(), *self._label_columns, *(m.column for m in self.modalities.values())]
+        required = [*named.values(), *self._label_columns, *(c for m in self.modalities.values() for c in m.needed)]
         if self.columns.split is not None:
             required.append(self.columns.split)
         frame = read_table(self.path, columns=required, ids=list(named.values()))
@@ -172,9 +225,9 @@ class Manifest:
             known = read_findings(frame, self._label_columns, uncertain=self.uncertain, blank=self.blank)
             keep([all(value is None for value in row) for row in known], "no label")
         for name, modality in self.modalities.items():
-            if modality.kind != "text":
+            if modality.kind in ("image", "text_file"):
                 what = f"files of modality {name!r}"
-                gone = missing_files(self._paths(frame[modality.column]), where, what, self.on_missing_file)
+                gone = missing_files(self._paths(frame, modality), where, what, self.on_missing_file)
                 keep(gone, f"file of modality {name!r} is missing")
 
         classes, labels = self._labels(frame)
@@ -183,31 +236,58 @@ class Manifest:
         study = frame[named["study_id"]].tolist() if "study_id" in named else sample
         patient = frame[named["patient_id"]].tolist() if "patient_id" in named else study
         institution = frame[named["institution"]].tolist() if "institution" in named else [""] * len(sample)
-        values = {name: self._values(frame, modality) for name, modality in self.modalities.items()}
+        ids = {"sample": sample, "study": study, "patient": patient}
+        notes = _notes(named, patient, institution)
+        values = {
+            name: self._values(frame, modality, ids, skipped, notes) for name, modality in self.modalities.items()
+        }
         rows = zip(sample, study, patient, institution, zip(*values.values(), strict=True), labels, splits, strict=True)
         dataset = RecordDataset(
             (Record(s, st, p, i, dict(zip(values, v, strict=True)), y, split) for s, st, p, i, v, y, split in rows),
             name=Path(self.path).name,
             levels=[f.removesuffix("_id") for f in named] + ["modality"],
             classes=classes,
-            modality_kinds={n: "image" if m.kind == "image" else "text" for n, m in self.modalities.items()},
+            modality_kinds={name: m.kind.removesuffix("_file") for name, m in self.modalities.items()},
             license_note=self.license_note,
             skipped=Skipped.collect(skipped),
-            notes=_notes(named, patient, institution),
+            notes=notes,
         )
         if self.split is None:
             return dataset
         shares = self.split
         return split_by_patient(dataset, validation=shares.validation, test=shares.test, seed=shares.seed)
 
-    def _paths(self, cells: pd.Series[Any]) -> list[str | None]:
+    def _paths(self, frame: pd.DataFrame, modality: ModalityColumn) -> list[str | None]:
+        cells = frame[modality.column]
         root = Path(self.path).parent if self.root is None else self.root
         return [os.path.join(root, cell.strip()) if cell.strip() else None for cell in cells]
 
-    def _values(self, frame: pd.DataFrame, modality: ModalityColumn) -> list[Any]:
+    def _values(
+        self,
+        frame: pd.DataFrame,
+        modality: ModalityColumn,
+        ids: Mapping[str, list[str]],
+        skipped: list[tuple[str, str]],
+        notes: list[str],
+    ) -> list[Any]:
+        """A value a row; what a longitudinal table leaves out, and what must be said of it, joins the lists."""
+        if modality.kind == "tabular":
+            rows = [dict[str, Any]() for _ in range(len(frame))]
+            for column in modality.columns:
+                for row, cell in zip(rows, frame[column], strict=True):
+                    if (text := filled(cell)) is not None:
+                        row[column] = text
+            if (table := modality.longitudinal) is not None:
+                limits = None if table.until_column is None else frame[table.until_column].tolist()
+                more = table.read(ids[table.ids], limits, places(frame))
+                _refuse_shared(table, {*modality.columns}, {name for row in more.values for name in row})
+                rows = [{**row, **found} for row, found in zip(rows, more.values, strict=True)]
+                skipped += more.skipped
+                notes += more.notes
+            return [row or None for row in rows]
         if modality.kind == "text":
             return [cell if cell.strip() else None for cell in frame[modality.column]]
-        paths = self._paths(frame[modality.column])
+        paths = self._paths(frame, modality)
         if modality.kind == "image":
             return [None if path is None else ImageFile(path, modality.channels) for path in paths]
         return [None if path is None else TextFile(path) for path in paths]
@@ -224,6 +304,15 @@ class Manifest:
             findings = read_findings(frame, self._label_columns, uncertain=self.uncertain, blank=self.blank)
             return self.classes or self._label_columns, list(findings)
         return class_labels(frame, self._label_columns[0], self.classes)
+
+
+def _refuse_shared(table: Longitudinal, columns: set[str], measured: set[str]) -> None:
+    if shared := sorted(columns & measured):
+        raise DataError(
+            f"{Path(table.path).name} measures what is a column of the manifest too: {', '.join(shared)}",
+            expected="one value of a name",
+            fix="leave the column out, name the measurements to read (names), or rename one of the two",
+        )
 
 
 def _notes(named: Mapping[str, str], patients: list[str], institutions: list[str]) -> list[str]:

@@ -101,11 +101,17 @@ def manifest(folder: Path) -> Source:
             f"i{number},e{number},{mrn},north,{'normal' if number % 2 else 'edema'},{fold},img/{number}.png,a b"
         )
     (folder / "m.csv").write_text("\n".join(rows) + "\n")
+    (folder / "labs.csv").write_text("mrn,days,test,value\n001,-3,hdl,54\n001,2,hdl,NA\n004,0,chol,181\n")
+    labs = {"path": folder / "labs.csv", "id_column": "mrn", "name": "test", "value": "value", "time": "days"}
     ids = {"sample_id": "image_id", "study_id": "exam", "patient_id": "mrn", "institution": "site"}
     options = {
         "path": folder / "m.csv",
         "columns": {**ids, "label": "finding", "split": "fold"},
-        "modalities": {"image": {"column": "file", "kind": "image"}, "report": {"column": "text", "kind": "text"}},
+        "modalities": {
+            "image": {"column": "file", "kind": "image"},
+            "report": {"column": "text", "kind": "text"},
+            "row": {"columns": ["site"], "longitudinal": labs, "kind": "tabular"},
+        },
     }
     return Source(options, folder, folder / "img" / "1.png")
 
