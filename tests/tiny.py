@@ -118,8 +118,10 @@ class TinyCase:
     partition: Partition
     recipe: FitOptions = field(default_factory=lambda: FitOptions(epochs=2, batch_size=8, lr=1e-2))
 
-    def job(self, *, seed: int = 0, folder: Path | None = None, resume: bool = False) -> UnlearningJob:
-        trainer = Trainer(device="cpu", checkpoint_dir=folder, resume=resume, progress=False)
+    def job(
+        self, *, seed: int = 0, folder: Path | None = None, resume: bool = False, device: str = "cpu"
+    ) -> UnlearningJob:
+        trainer = Trainer(device=device, checkpoint_dir=folder, resume=resume, progress=False)
         return UnlearningJob(
             model=self.model,
             partition=self.partition,
