@@ -1,0 +1,1 @@
+"""The two sides of the Forget-MI step benchmark."""
