@@ -13,6 +13,8 @@ METHODS = Registry(
     "method",
     {
         "bad_teacher": "forgetmi.methods.bad_teacher:BadTeacher",
+        "boundary_expand": "forgetmi.methods.boundary_expand:BoundaryExpand",
+        "boundary_shrink": "forgetmi.methods.boundary_shrink:BoundaryShrink",
         "cf_k": "forgetmi.methods.last_layers:CFk",
         "delete": "forgetmi.methods.delete:Delete",
         "eu_k": "forgetmi.methods.last_layers:EUk",
