@@ -147,15 +147,33 @@ class MultimodalClassifier(nn.Module):
                 fix="give the loader every modality of the model",
             )
         present = {name: batch.present[name] for name in self.names}
-        unimodal = {name: self._embed(name, batch.inputs[name], present[name]) for name in self.names}
+        return self.fuse({name: self._embed(name, batch.inputs[name], present[name]) for name in self.names}, present)
+
+    def fuse(self, unimodal: Mapping[str, Tensor], present: Mapping[str, Tensor]) -> ModelOutput:
+        """What the model says of projected embeddings: what comes after the encoders.
+
+        Args:
+            unimodal: modality name to [B, D]; zero where the modality is missing.
+            present: modality name to Bool [B].
+        """
         unimodal_logits = {
             name: masked(head(self.dropout(unimodal[name])), present[name])
             for name, head in self.unimodal_heads.items()
         }
-        if self.fusion is None or self.head is None:
+        if self.fusion is None:
             return ModelOutput(mean_of_present(unimodal_logits, present), unimodal, None, unimodal_logits, present)
         joint = self.fusion(unimodal, present)
-        return ModelOutput(self.head(self.dropout(joint)), unimodal, joint, unimodal_logits, present)
+        return ModelOutput(self.read(joint), unimodal, joint, unimodal_logits, present)
+
+    def read(self, joint: Tensor) -> Tensor:
+        """Logits [B, C] of fused embeddings [B, D].
+
+        Raises:
+            ModelError: the model has no fused head.
+        """
+        if self.head is None:
+            raise ModelError("this model fuses nothing, so there is no head that could read a fused embedding")
+        return self.head(self.dropout(joint))
 
     def _embed(self, name: str, inputs: Inputs, present: Tensor) -> Tensor:
         encoder, projection = self.encoders[name], self.projections[name]

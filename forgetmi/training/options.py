@@ -20,8 +20,9 @@ class FitOptions:
         epochs: passes over the plan.
         batch_size: records a step (of each stream, when steps are paired).
         lr: peak learning rate.
-        optimizer: ``adamw``, ``adam`` or ``sgd`` (with ``momentum``).
+        optimizer: ``adamw``, ``adam`` or ``sgd``.
         weight_decay: not applied to biases and normalisation parameters.
+        momentum: of ``sgd``; of the other two the decay of the first moment, beta_1.
         schedule: after ``warmup`` (a share of all steps), ``constant``, ``linear`` to 0 or ``cosine`` to 0.
         clip_norm: largest gradient norm; ``None`` does not clip.
         accumulate: pieces that a step's batch is split into, to save memory, each weighing as its share of the
@@ -95,7 +96,7 @@ def build_optimizer(model: nn.Module, options: FitOptions) -> torch.optim.Optimi
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=options.lr, fused=fused)
+    return kind(groups, lr=options.lr, betas=(options.momentum, 0.999), fused=fused)
 
 
 def lr_factor(options: FitOptions, step: int, total: int) -> float:

@@ -179,6 +179,17 @@ class Trainer:
         other._prefix, other._identity = self._prefix + prefix, f"{self._identity}{identity}"
         return other
 
+    def discard(self, name: str) -> bool:
+        """Delete a fit's checkpoint: of a network, say, that holds what is to be forgotten. Whether there was one."""
+        path = self._checkpoint(name)
+        if path is None or not path.exists():
+            return False
+        path.unlink(missing_ok=True)  # another process may have been faster
+        return True
+
+    def _checkpoint(self, name: str) -> Path | None:
+        return None if self.checkpoint_dir is None else self.checkpoint_dir / f"{name}.checkpoint.pt"
+
     def fit(
         self,
         model: nn.Module,
@@ -274,9 +285,8 @@ class _Fit:
         self.after_step: tuple[Hook, ...] = ()
         self.on_epoch: Callable[[int], None] | None = None
         self.checkpoint: CheckpointFile | None = None
-        if trainer.checkpoint_dir is not None:
+        if (path := trainer._checkpoint(name)) is not None:
             start = state_sha256(model.state_dict())
-            path = trainer.checkpoint_dir / f"{name}.checkpoint.pt"
             same = f"{identity}\n{trainer.precision}\n{plan.steps(0)}"
             self.checkpoint = CheckpointFile(path, options=options, seed=seed, start=start, identity=same)
         self.model.zero_grad(set_to_none=True)  # what an earlier user of the model left there is not ours

@@ -126,7 +126,7 @@ def test_ranks_look_at_forget_records_only_and_at_no_label():
     retain = dict.fromkeys(case.partition.retain, case.dataset[case.partition.test[0]])
     records = {i: case.dataset[i] for i in case.partition.forget}
     labels = {i: replace(record, label=(record.label + 1) % 3) for i, record in records.items()}
-    changed.loader._overrides = {**retain, **labels}
+    changed.loader = case.loader.restricted_to({**retain, **labels})
     assert same_state(expected, state_of(method.unlearn(changed.job())))
     contrastive = FNN(kind="contrastive", rounds=1, layers=("projections.*",), fit=NO_REPAIR)
     assert not same_state(state_of(contrastive.unlearn(case.job())), state_of(contrastive.unlearn(changed.job())))
