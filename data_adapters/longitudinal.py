@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,12 +103,11 @@ class Longitudinal:
                 if not owner:
                     skipped.append((f"column {self.id_column!r} is blank", place))
                 continue
-            at = (False, 0.0) if self.time is None else _time(time)
+            at = (False, 0.0) if self.time is None else time
             if at is None:
                 skipped.append((f"column {self.time!r} is no number and no date", place))
                 continue
-            for name, cell in pairs:
-                value = cell if self.name is not None and self.value is None else _value(cell)
+            for name, value in pairs:
                 if not name:
                     skipped.append((f"column {self.name!r} is blank", place))
                 elif self.names is not None and name not in self.names:
@@ -144,16 +143,19 @@ class Longitudinal:
             )
         return LongitudinalRows(values, skipped, notes)
 
-    def _rows(self, frame: pd.DataFrame) -> Any:
-        """Owner, time, and (name, cell) pairs of each row."""
-        blank = [""] * len(frame)
-        times = frame[self.time] if self.time is not None else blank
+    def _rows(self, frame: pd.DataFrame) -> Iterator[tuple[str, _Time | None, Sequence[tuple[str, Any]]]]:
+        """Owner, time, and (name, value) pairs of each row."""
+        times: Sequence[_Time | None] = [None] * len(frame)
+        if self.time is not None:
+            times = _each(frame[self.time], _time)
+        pairs: Iterable[Sequence[tuple[str, Any]]]
         if self.name is None:
-            cells = zip(*(frame[column] for column in self.values), strict=True)
-            pairs: Any = ([*zip(self.values, row, strict=True)] for row in cells)
+            cells = zip(*(_each(frame[column], _value) for column in self.values), strict=True)
+            pairs = ([*zip(self.values, row, strict=True)] for row in cells)
         else:
-            cells = frame[self.value] if self.value is not None else blank
-            pairs = ([(name.strip(), cell)] for name, cell in zip(frame[self.name], cells, strict=True))
+            events = [""] * len(frame)
+            values = events if self.value is None else _each(frame[self.value], _value)
+            pairs = ([(name.strip(), value)] for name, value in zip(frame[self.name], values, strict=True))
         return zip(frame[self.id_column], times, pairs, strict=True)
 
     def _ends(self, limits: Sequence[str] | None, where: Sequence[str], count: int) -> list[_Time | None]:
@@ -198,12 +200,12 @@ class LongitudinalRows:
     notes: list[str]
 
 
-def filled(cell: str) -> str | None:
-    """A cell without blanks around it; ``None`` where it holds no value."""
+def filled(cells: Iterable[str]) -> list[str | None]:
+    """Cells without blanks around them; ``None`` where one holds no value."""
     from forgetmi.modalities.tabular import MISSING_WORDS
 
-    text = cell.strip()
-    return None if text.lower() in MISSING_WORDS else text
+    texts = (cell.strip() for cell in cells)
+    return [None if text.lower() in MISSING_WORDS else text for text in texts]
 
 
 def _one(values: Sequence[Any], how: How) -> Any:
@@ -216,8 +218,15 @@ def _one(values: Sequence[Any], how: How) -> Any:
     ]()
 
 
+def _each(cells: Iterable[str], read: Callable[[str], Any]) -> list[Any]:
+    """What each cell holds; of many cells few are different."""
+    cells = list(cells)
+    meaning = {cell: read(cell) for cell in set(cells)}
+    return [meaning[cell] for cell in cells]
+
+
 def _value(cell: str) -> float | str | None:
-    text = filled(cell)
+    (text,) = filled([cell])
     if text is None:
         return None
     try:

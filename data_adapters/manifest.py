@@ -274,9 +274,9 @@ class Manifest:
         if modality.kind == "tabular":
             rows = [dict[str, Any]() for _ in range(len(frame))]
             for column in modality.columns:
-                for row, cell in zip(rows, frame[column], strict=True):
-                    if (text := filled(cell)) is not None:
-                        row[column] = text
+                for row, cell in zip(rows, filled(frame[column]), strict=True):
+                    if cell is not None:
+                        row[column] = cell
             if (table := modality.longitudinal) is not None:
                 limits = None if table.until_column is None else frame[table.until_column].tolist()
                 more = table.read(ids[table.ids], limits, places(frame))
