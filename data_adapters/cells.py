@@ -37,7 +37,7 @@ def read_splits(frame: pd.DataFrame, column: str) -> list[str]:
     Raises:
         DataError: cells that name no split; they are listed with their rows (the first 100).
     """
-    given = [cell.strip().lower() for cell in frame[column]]
+    given = [cell.strip().lower() for cell in frame[column].tolist()]
     refuse_cells(frame, column, [cell not in _SPLITS for cell in given], f"one of {', '.join(_SPLITS)}")
     return [_SPLITS[cell] for cell in given]
 
@@ -58,14 +58,16 @@ def read_findings(
     """
     policy = {None: _POLICY[blank], -1.0: _POLICY[uncertain], 0.0: 0.0, 1.0: 1.0}
     expected = "1, 0, -1 (uncertain) or blank (not mentioned)"
+    rows = list(zip(*(frame[column].tolist() for column in columns), strict=True))
+    different = list(dict.fromkeys(rows))  # few, of many rows: each is read once, and its values are kept once
     read = []
-    for column in columns:
-        number = {cell: _number(cell) for cell in set(frame[column])}  # few different cells, many rows
+    for column, cells in zip(columns, zip(*different, strict=True), strict=True):
+        number = {cell: _number(cell) for cell in set(cells)}
         unknown = {cell for cell, value in number.items() if value not in (-1, 0, 1, None)}
         refuse_cells(frame, column, [cell in unknown for cell in frame[column]] if unknown else [], expected)
-        meaning = {cell: policy[value] for cell, value in number.items()}
-        read.append([meaning[cell] for cell in frame[column]])
-    return list(zip(*read, strict=True))
+        read.append([policy[number[cell]] for cell in cells])
+    meaning = dict(zip(different, zip(*read, strict=True), strict=True))
+    return [meaning[row] for row in rows]
 
 
 def read_targets(
@@ -92,8 +94,7 @@ def read_targets(
     if target is not None:
         return [None if value is None else int(value) for (value,) in rows]
     unknown = (None,) * len(columns)
-    same: dict[tuple[float | None, ...], Label] = {unknown: None}  # few different rows, kept once each
-    return [same.setdefault(row, row) for row in rows]
+    return [None if row == unknown else row for row in rows]
 
 
 def target_classes(findings: Sequence[str], target: str | None) -> tuple[str, ...]:
@@ -121,7 +122,11 @@ def refuse_cells(frame: pd.DataFrame, column: str, wrong: Sequence[bool], expect
 
 
 def missing_files(
-    paths: Sequence[str | None], where: Sequence[str], what: str, policy: MissingFilePolicy
+    paths: Sequence[str | None],
+    where: Sequence[str],
+    what: str,
+    policy: MissingFilePolicy,
+    missing: list[bool] | None = None,
 ) -> list[bool]:
     """Which files are not there (``None`` is no file, so nothing is missing).
 
@@ -130,12 +135,14 @@ def missing_files(
         where: ``file:row`` of each.
         what: what they are, for the message.
         policy: ``error`` or ``skip`` (the caller then leaves the rows out and counts them).
+        missing: which are not there, where the caller has looked already: half a million looks take seconds.
 
     Raises:
         DataError: under ``error``, with the missing files and their rows (the first 100); under both, when
             none of the files exists (the first ten are listed), for then the folder is wrong.
     """
-    missing = [path is not None and not os.path.isfile(path) for path in paths]
+    if missing is None:
+        missing = [path is not None and not os.path.isfile(path) for path in paths]
     asked = [path for path in paths if path is not None]
     if asked and sum(missing) == len(asked):
         raise DataError(

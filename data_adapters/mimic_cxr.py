@@ -27,6 +27,7 @@ from forgetmi.data_adapters.rows import Rows
 from forgetmi.data_adapters.tables import read_table, require_unique
 from forgetmi.delimited import read_delimited
 from forgetmi.errors import ConfigError, DataError
+from forgetmi.memory import uncollected
 from forgetmi.records import Label, RecordDataset
 from forgetmi.requests import ForgetRequest
 from forgetmi.splits import draw_splits
@@ -142,6 +143,7 @@ class MimicCxr:
         if problems:
             raise ConfigError(problems)
 
+    @uncollected()
     def load(self) -> RecordDataset:
         """Index the release; images and reports are read when they are used. Nothing is written.
 
@@ -161,8 +163,9 @@ class MimicCxr:
         modalities: dict[str, tuple[str, list[Any]]] = {}
         notes: list[str] = []
         if "image" in self.modalities:
-            rows.add("path", self._image_paths(rows.frame))
-            gone = missing_files(rows["path"], rows.places, "images", self.on_missing_file)
+            paths, gone = self._image_paths(rows.frame)
+            rows.add("path", paths)
+            gone = missing_files(paths, rows.places, "images", self.on_missing_file, gone)
             rows.leave_out(gone, "image file is missing")
             modalities["image"] = ("image", [ImageFile(path) for path in rows["path"]])
         if "text" in self.modalities:
@@ -199,11 +202,9 @@ class MimicCxr:
         require_unique(table, "dicom_id")
         if "StudyTime" in names:
             table["StudyTime"] = pd.Series(list(map(padded_time, table["StudyTime"])), table.index, dtype=object)
-        cells = dict(zip(table["dicom_id"], zip(*(table[name] for name in names), strict=True), strict=True))
-        unknown = ("",) * len(names)
-        found = [cells.get(dicom, unknown) for dicom in rows["dicom_id"]]
-        for name, column in zip(names, zip(*found, strict=True), strict=True):
-            rows.add(name, column)
+        found = table.set_index("dicom_id").reindex(rows.frame["dicom_id"], fill_value="")
+        for name in names:
+            rows.add(name, found[name])
         if self.views is not None:
             wanted, present = set(self.views), set(table["ViewPosition"])
             if not wanted & present:
@@ -280,17 +281,21 @@ class MimicCxr:
             table = self._table(name, ("study_id", *columns), ("study_id",))
         require_unique(table, "study_id")
         labels = read_targets(table, FINDINGS, self.target, uncertain=self.uncertain, blank=self.blank)
-        return dict(zip(table["study_id"], labels, strict=True))
+        return dict(zip(table["study_id"].tolist(), labels, strict=True))
 
-    def _image_paths(self, frame: pd.DataFrame) -> list[str | None]:
+    def _image_paths(self, frame: pd.DataFrame) -> tuple[list[str], list[bool]]:
+        """The path of each image, and whether it is missing."""
         files = self._files_folder(self.root)
-        stems = [f"{files}/{_study_path(*ids)}" for ids in zip(*(frame[c] for c in _IDS[:2]), strict=True)]
-        stems = [f"{stem}/{dicom}" for stem, dicom in zip(stems, frame["dicom_id"], strict=True)]
+        cells = zip(*(frame[c].tolist() for c in _IDS), strict=True)
+        stems = [f"{files}/{_study_path(subject, study)}/{dicom}" for subject, study, dicom in cells]
         first, *others = _SUFFIXES[self.image_format]
-        paths: list[str | None] = [stem + first for stem in stems]
+        paths = [stem + first for stem in stems]
+        gone = [not os.path.isfile(path) for path in paths]
         for suffix in others:
-            paths = [p if p and os.path.isfile(p) else stem + suffix for p, stem in zip(paths, stems, strict=True)]
-        return paths
+            for row in [row for row, is_gone in enumerate(gone) if is_gone]:
+                paths[row] = stems[row] + suffix
+                gone[row] = not os.path.isfile(paths[row])
+        return paths, gone
 
     def _files_folder(self, root: Path) -> str:
         folder = os.path.join(root, "files")
@@ -359,7 +364,7 @@ def _require_one_subject_a_study(frame: pd.DataFrame) -> None:
     subject: dict[str, str] = {}
     wrong = [
         subject.setdefault(study, patient) != patient
-        for study, patient in zip(frame["study_id"], frame["subject_id"], strict=True)
+        for study, patient in zip(frame["study_id"].tolist(), frame["subject_id"].tolist(), strict=True)
     ]
     refuse_cells(frame, "study_id", wrong, "one subject for each study")
 

@@ -6,7 +6,9 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from forgetmi.delimited import base_suffix, find_file, first_places, read_delimited
@@ -44,19 +46,15 @@ def read_table(
     if base_suffix(found) == ".parquet":
         frame = _read_parquet(found, columns, optional, ids)
     else:
-        table = read_delimited(found)
-        wanted = _choose(table.header, columns, optional, found)
+        table = read_delimited(found, keep=lambda header: _choose(header, columns, optional, found))
         if not table.rows:
             raise DataError(f"{found.name} holds a header and no row", where=str(found.parent))
         index = pd.Index(table.lines, name="line")
         # object, not pandas' string type: plain Python strings on every pandas version, and "" for missing.
-        frame = pd.DataFrame(index=index)
-        for name in wanted:
-            position = table.header.index(name)
-            frame[name] = pd.Series([row[position] for row in table.rows], index=index, dtype=object)
+        frame = pd.DataFrame(np.array(table.rows, dtype=object), index, list(table.header), dtype=object)
     for name in ids:
         if name in frame:
-            frame[name] = pd.Series([cell.strip() for cell in frame[name]], index=frame.index, dtype=object)
+            frame[name] = _column([cell.strip() for cell in frame[name].tolist()], frame.index)
     frame.attrs["file"] = found.name
     return frame
 
@@ -123,8 +121,15 @@ def _read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str], i
         cells = ["" if _is_missing(cell) else str(cell) for cell in table.column(name).to_pylist()]
         if name in ids and pa.types.is_floating(table.schema.field(name).type):
             cells = [_whole_number(cell, f"{path.name}:{row}") for row, cell in enumerate(cells, start=1)]
-        frame[name] = pd.Series(cells, index=index, dtype=object)
+        frame[name] = _column(cells, index)
     return frame
+
+
+def _column(cells: Sequence[str], index: pd.Index[Any]) -> pd.Series[Any]:
+    """Text as it is: an array that is filled, for pandas would look at each cell again."""
+    values = np.empty(len(cells), dtype=object)
+    values[:] = cells
+    return pd.Series(values, index=index, dtype=object)
 
 
 def _is_missing(cell: object) -> bool:

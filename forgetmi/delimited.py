@@ -7,14 +7,18 @@ import gzip
 import io
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
 from forgetmi.errors import DataError, ForgetMIError
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_CHUNK = 20_000  # rows
 
 
 @dataclass(frozen=True)
@@ -23,8 +27,9 @@ class Delimited:
 
     Attributes:
         path: the file that was read (with or without ``.gz``).
-        header: column names, stripped. Empty when the file was read with ``header=False``.
-        rows: one list of cells a row, each as long as the header (or as the first row, without one).
+        header: column names, stripped, of the columns that were kept. Empty when the file was read with
+            ``header=False``.
+        rows: one sequence of cells a row, each as long as the header (or as the first row, without one).
         lines: the line on which each row starts; the first line of the file is 1.
     """
 
@@ -68,6 +73,7 @@ def read_delimited(
     path: str | os.PathLike[str],
     *,
     header: bool = True,
+    keep: Callable[[Sequence[str]], Sequence[str]] | None = None,
     quoting: bool = True,
     error: type[ForgetMIError] = DataError,
 ) -> Delimited:
@@ -76,6 +82,8 @@ def read_delimited(
     Args:
         path: ``.csv``, ``.tsv``, each also with ``.gz``; where the file is missing, its twin with or without ``.gz``.
         header: whether the first row names the columns.
+        keep: from the header to the columns that are kept, all by default: a large table of many columns is not held in
+            memory for the sake of two.
         quoting: whether ``"`` quotes a cell (off for files in which it is plain text).
         error: the error to raise.
 
@@ -87,45 +95,122 @@ def read_delimited(
     delimiter = _DELIMITERS.get(base_suffix(found))
     if delimiter is None:
         raise error(f"{found.name} is no delimited file", expected=f"a name that ends in {', '.join(_DELIMITERS)}")
-    style = {"delimiter": delimiter, "strict": True, "quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE}
-    rows: list[list[str]] = []
-    lines: list[int] = []
+    style: dict[str, Any] = {
+        "delimiter": delimiter,
+        "strict": True,
+        "quoting": csv.QUOTE_MINIMAL if quoting else csv.QUOTE_NONE,
+    }
+    ragged: list[str] = []
     with open_text(found, error) as stream:
-        reader = csv.reader(stream, **style)  # type: ignore[arg-type]
-        start = 1
-        try:
-            for row in reader:
-                if row:
-                    rows.append(row)
-                    lines.append(start)
-                start = reader.line_num + 1
-        except csv.Error as problem:
-            raise error(
-                f"{found.name} cannot be split into cells: {problem}",
-                where=f"{found.name}:{start}",
-                fix="check for a quotation mark that is opened and not closed",
-            ) from problem
-    if not rows:
-        raise error(f"{found.name} is empty", where=str(found.parent), expected="a header and at least one row")
-    names = tuple(name.strip() for name in rows.pop(0)) if header else ()
-    if header:
-        lines.pop(0)
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise error(f"{found.name} has two columns of one name: {', '.join(repeated)}", where=f"{found.name}:1")
-    width = len(names) if header else len(rows[0])
-    ragged = [
-        f"{found.name}:{line}: {len(row)} cells" for line, row in zip(lines, rows, strict=True) if len(row) != width
-    ]
+        reader, first, start = _first_row(stream, found, style, error)
+        names = _names(found, first, start, error) if header else ()
+        kept = names if keep is None else tuple(keep(names))
+        pick = _picker(names, kept)
+        plain = _plain_rows(reader, len(first), pick)
+    rows: list[tuple[str, ...]]
+    lines: Sequence[int]
+    if plain is not None:
+        rows, lines = plain
+    else:
+        with open_text(found, error) as stream:
+            reader, first, start = _first_row(stream, found, style, error)
+            rows, lines, ragged = _rows(reader, found, len(first), pick, error)
+    if not header:
+        rows, lines = [tuple(first), *rows], [start, *lines]
     if ragged:
         raise error(
             f"{len(ragged)} rows of {found.name} have more or fewer cells than its first row",
             where=ragged[0].rpartition(":")[0],
-            expected=f"{width} cells, separated by {'a tab' if delimiter == chr(9) else 'a comma'}",
+            expected=f"{len(first)} cells, separated by {'a tab' if delimiter == chr(9) else 'a comma'}",
             fix='put cells that hold the separator between quotation marks ("a, b")',
             private=first_places(ragged),
         )
-    return Delimited(found, names, rows, lines)
+    return Delimited(found, kept, rows, lines)
+
+
+def _first_row(
+    stream: Any, path: Path, style: Mapping[str, Any], error: type[ForgetMIError]
+) -> tuple[Any, list[str], int]:
+    """A reader that stands behind the first row that is not blank, that row, and its line."""
+    reader = csv.reader(stream, **style)
+    start = 1
+    try:
+        for row in reader:
+            if row:
+                return reader, row, start
+            start = reader.line_num + 1
+    except csv.Error as problem:
+        raise _no_cells(path, start, problem, error) from problem
+    raise error(f"{path.name} is empty", where=str(path.parent), expected="a header and at least one row")
+
+
+def _names(path: Path, first: Sequence[str], line: int, error: type[ForgetMIError]) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in first)
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise error(f"{path.name} has two columns of one name: {', '.join(repeated)}", where=f"{path.name}:{line}")
+    return names
+
+
+def _picker(names: Sequence[str], kept: Sequence[str]) -> Callable[[Sequence[str]], tuple[str, ...]]:
+    """From a row's cells to those of the columns that are kept."""
+    where = [names.index(name) for name in kept]
+    if where == list(range(len(names))):
+        return tuple  # tuples of text are nothing to the garbage collector, lists are
+    if len(where) == 1:
+        (only,) = where
+        return lambda row: (row[only],)
+    pick: Callable[[Sequence[str]], tuple[Any, ...]] = itemgetter(*where)
+    return pick
+
+
+def _rows(
+    reader: Any,
+    path: Path,
+    width: int,
+    pick: Callable[[Sequence[str]], tuple[str, ...]],
+    error: type[ForgetMIError],
+) -> tuple[list[tuple[str, ...]], list[int], list[str]]:
+    """Cells and line of each row, and ``file:row: cells`` of rows of another width."""
+    rows: list[tuple[str, ...]] = []
+    lines: list[int] = []
+    ragged: list[str] = []
+    start = reader.line_num + 1
+    try:
+        for row in reader:
+            if len(row) == width:
+                rows.append(pick(row))
+                lines.append(start)
+            elif row:
+                ragged.append(f"{path.name}:{start}: {len(row)} cells")
+            start = reader.line_num + 1
+    except csv.Error as problem:
+        raise _no_cells(path, start, problem, error) from problem
+    return rows, lines, ragged
+
+
+def _plain_rows(
+    reader: Any, width: int, pick: Callable[[Sequence[str]], tuple[str, ...]]
+) -> tuple[list[tuple[str, ...]], range] | None:
+    """What :func:`_rows` returns, in half the time; ``None`` unless each row is one line of the right width."""
+    rows: list[tuple[str, ...]] = []
+    start = reader.line_num + 1
+    try:
+        while chunk := list(islice(reader, _CHUNK)):
+            rows += map(pick, chunk)
+            if reader.line_num + 1 - start != len(rows) or {*map(len, chunk)} != {width}:
+                return None
+    except (csv.Error, IndexError):
+        return None
+    return rows, range(start, start + len(rows))
+
+
+def _no_cells(path: Path, line: int, problem: csv.Error, error: type[ForgetMIError]) -> ForgetMIError:
+    return error(
+        f"{path.name} cannot be split into cells: {problem}",
+        where=f"{path.name}:{line}",
+        fix="check for a quotation mark that is opened and not closed",
+    )
 
 
 @contextmanager
