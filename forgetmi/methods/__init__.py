@@ -26,6 +26,7 @@ METHODS = Registry(
         "influence": "forgetmi.methods.influence:Influence",
         "l1_sparse": "forgetmi.methods.l1_sparse:L1Sparse",
         "multi_gan": "forgetmi.methods.multi_gan:MultiGAN",
+        "multi_delete": "forgetmi.methods.multi_delete:MultiDelete",
         "neg_grad_plus": "forgetmi.methods.neg_grad_plus:NegGradPlus",
         "npo": "forgetmi.methods.npo:NPO",
         "random_labels": "forgetmi.methods.random_labels:RandomLabels",

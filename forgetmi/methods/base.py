@@ -6,10 +6,11 @@ import copy
 from dataclasses import dataclass
 from typing import ClassVar, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from forgetmi.batch import Loader
 from forgetmi.errors import MethodError
+from forgetmi.models.output import ModelOutput
 from forgetmi.partition import Partition
 from forgetmi.tasks.base import Task
 from forgetmi.training.options import FitOptions
@@ -123,6 +124,17 @@ def without_validation(fit: FitOptions) -> list[str]:
     if fit.validates:
         return ["fit.select and fit.patience: this method measures no validation; leave them out"]
     return []
+
+
+def joint_of(output: ModelOutput) -> Tensor:
+    """The model's own joint embedding [B, D].
+
+    Raises:
+        MethodError: it has none.
+    """
+    if output.joint is None:
+        raise MethodError("the model gave no joint embedding")
+    return output.joint
 
 
 def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, MethodError
-from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of
 from forgetmi.methods.validation import forgetting_gap
 from forgetmi.models.output import ModelOutput
 from forgetmi.parts.gate import AdaptationGate, GateWithHead
@@ -161,7 +161,7 @@ class ForgetMI:
                     "forget_mi was told to use the model's own joint embedding, and this model fuses nothing",
                     fix="set joint: gate, or build the model with a fusion",
                 )
-            return _own_joint
+            return joint_of
         gate = AdaptationGate(
             {name: embedding.shape[1] for name, embedding in first.unimodal.items()},
             beta_init=self.gate_beta,
@@ -200,9 +200,3 @@ class ForgetMI:
             identity=job.identity(self),
             memory=teacher,
         )
-
-
-def _own_joint(output: ModelOutput) -> Tensor:
-    if output.joint is None:
-        raise MethodError("the model gave no joint embedding")
-    return output.joint
