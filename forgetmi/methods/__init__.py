@@ -31,6 +31,7 @@ METHODS = Registry(
         "npo": "forgetmi.methods.npo:NPO",
         "random_labels": "forgetmi.methods.random_labels:RandomLabels",
         "retrain": "forgetmi.methods.retrain:Retrain",
+        "rum": "forgetmi.methods.rum:RUM",
         "salun": "forgetmi.methods.salun:SalUn",
         "scrub": "forgetmi.methods.scrub:Scrub",
         "scrub_r": "forgetmi.methods.scrub:ScrubR",

@@ -30,6 +30,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "fisher_forgetting/causal_lm": {"targets": "true"},
     "ssd": {"alpha": 1.5},
     "multi_gan": {"gan": {"pairs": 4, "batch_size": 4, "width": 8, "latent": 4}},
+    "rum": {
+        "methods": ["nothing", "npo", "gradient_ascent"],
+        "options": {"npo": {"fit": FAST}, "gradient_ascent": {"fit": FAST}},
+    },
     "salun": {"options": {"fit": {**FAST, "batch_size": 13}}},
     "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
 }
