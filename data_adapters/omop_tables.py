@@ -215,7 +215,7 @@ def _header(path: Path) -> tuple[list[str], str | None]:
             raise MissingDependencyError("Reading a Parquet file", "parquet") from error
         try:
             return list(pq.read_schema(path).names), None
-        except (OSError, pa.ArrowException) as error:
+        except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:  # text that is no UTF-8
             raise DataError(f"{path.name} cannot be read: {error}", where=str(path.parent)) from error
     with open_text(path) as stream:
         line = stream.readline()

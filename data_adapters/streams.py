@@ -134,7 +134,7 @@ def _stream_parquet(path: Path, columns: Sequence[str], optional: Sequence[str])
                 for row in zip(*cells, strict=True):
                     number += 1
                     yield f"{path.name}:{number}", list(row)
-    except (OSError, pa.ArrowException) as error:
+    except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:  # text that is no UTF-8
         raise DataError(f"{path.name} cannot be read: {error}", where=str(path.parent)) from error
 
 

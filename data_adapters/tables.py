@@ -111,14 +111,15 @@ def _read_parquet(path: Path, columns: Sequence[str], optional: Sequence[str], i
     try:
         wanted = _choose(pq.read_schema(path).names, columns, optional, path)
         table = pq.read_table(path, columns=wanted)
-    except (OSError, pa.ArrowInvalid) as error:
+        read = {name: table.column(name).to_pylist() for name in wanted}
+    except (OSError, ValueError, ArithmeticError, pa.ArrowException) as error:  # text that is no UTF-8
         raise DataError(f"{path.name} cannot be read: {error}", where=str(path.parent)) from error
     if not len(table):
         raise DataError(f"{path.name} holds no row", where=str(path.parent))
     index = pd.RangeIndex(1, len(table) + 1, name="line")
     frame = pd.DataFrame(index=index)
     for name in wanted:
-        cells = ["" if _is_missing(cell) else str(cell) for cell in table.column(name).to_pylist()]
+        cells = ["" if _is_missing(cell) else str(cell) for cell in read[name]]
         if name in ids and pa.types.is_floating(table.schema.field(name).type):
             cells = [_whole_number(cell, f"{path.name}:{row}") for row, cell in enumerate(cells, start=1)]
         frame[name] = _column(cells, index)

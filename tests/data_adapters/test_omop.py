@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -241,7 +244,7 @@ CELLS = st.sampled_from(
 )
 
 
-@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(table=st.sampled_from(["person", "visit_occurrence", "note", "measurement", "condition_occurrence"]),
        row=st.integers(0, 2), column=st.integers(0, 22), cell=CELLS,
        unit=st.sampled_from(["note", "visit", "patient"]), cut=st.none() | st.integers(0, 800))  # fmt: skip
@@ -259,3 +262,18 @@ def test_any_cell_ends_in_records_or_our_own_error(tmp_path, table, row, column,
         return
     for record in data:
         str((record.value("text"), record.value("tabular"))).encode()
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    binary=st.sampled_from(["parquet", "sqlite"]), place=st.integers(0, 10**6), put=st.binary(min_size=1, max_size=9)
+)
+def test_any_bytes_of_a_binary_table_end_in_records_or_our_own_error(tmp_path, binary, place, put):
+    root = Path(tempfile.mkdtemp(dir=tmp_path))
+    source = write_parquet(root) if binary == "parquet" else write_sqlite(root / "cdm.db")
+    path = root / "visit_occurrence.parquet" if binary == "parquet" else source
+    before = path.read_bytes()
+    at = place % len(before)
+    path.write_bytes(before[:at] + put + before[at + len(put) :])
+    with contextlib.suppress(ForgetMIError):
+        content(load(source))
