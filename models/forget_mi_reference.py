@@ -202,7 +202,9 @@ class ForgetMIText(nn.Module):
             token_type_ids=None if types is None else packing.take(types),
             position_ids=packing.positions,
         ).last_hidden_state
-        return self.bert.pooler(states.flatten(0, 1)[packing.first][:, None])
+        pooler = self.bert.pooler
+        assert pooler is not None  # BertModel has one unless it is told not to
+        return pooler(states.flatten(0, 1)[packing.first][:, None])
 
 
 def build_forget_mi_network(config: Mapping[str, Any], seed: int) -> ForgetMINetwork:
