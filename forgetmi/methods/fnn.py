@@ -51,7 +51,8 @@ class FNN:
     Attributes:
         kind: ``fixed``, ``random``, ``rank``, or ours: ``contrastive``.
         layers: names of modules, or patterns with ``*`` and ``**``, behind which the layers stand; none means every
-            linear and convolutional layer that is not as wide as the output.
+            linear and convolutional layer that is not as wide as the output (behind its norm, where one comes next),
+            and where fading changes something.
         tau: time constant of ``fixed``, in rounds.
         tau_min, tau_max: smallest and largest time constant of the other kinds.
         top_share: ours: the share of the units, by rank, that fades at all; in (0, 1].
@@ -142,13 +143,20 @@ class FNN:
             names = matching_modules(model, self.layers)
         else:
             names = hidden_layers(model, order, job.reference.output(probe[0]).logits.shape[-1])
-        if not names:
-            raise MethodError(
-                "the model has no hidden linear or convolutional layer whose weights may change and are its own",
-                fix="name layers, or unfreeze some",
-            )
         layers = insert_forgetting(model, names)
-        return layers, find_folds(model, layers, order, probe, ask, torch_generator(job.seed, self.name, "folds"))
+        generator = torch_generator(job.seed, self.name, "folds")
+        folds, refused = find_folds(model, layers, order, probe, ask, generator)
+        if not folds or (refused and self.layers):
+            what = "the model has no hidden layer whose weights may change and are its own"
+            if names:
+                what = f"{len(refused)} forgetting layers cannot be folded, so no model could be stored without them"
+            raise MethodError(
+                "".join([what, *(f"\n  {name}: {reason}" for name, reason in refused.items())]),
+                fix="put layers behind linear or convolutional layers, or behind their norms, whose weights may change",
+            )
+        if refused:
+            job.trainer.log.event("forgetting_layers_left_out", layers=refused)
+        return {fold.layer: layers[fold.layer] for fold in folds}, folds
 
     def _taus(self, job: UnlearningJob, model: nn.Module, layers: Layers) -> Taus:
         """Layer name to time constants [n]."""

@@ -171,7 +171,7 @@ def test_layers_that_cannot_be_folded_are_refused_before_anything_is_trained():
         FNN(layers=("projection.film",)).unlearn(job)
     case.model.requires_grad_(False)
     case.model.head.bias.requires_grad_(True)
-    with pytest.raises(MethodError, match="no hidden linear or convolutional layer"):
+    with pytest.raises(MethodError, match="no hidden layer whose weights may change"):
         FNN().unlearn(case.job())
 
 

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.dropout import _DropoutNd
 
 from forgetmi.batch import Batch
 from forgetmi.errors import MethodError
@@ -98,15 +99,23 @@ def run_order(model: nn.Module, batches: Sequence[Batch], ask: Ask) -> list[str]
 
 
 def hidden_layers(model: nn.Module, order: Sequence[str], n_outputs: int) -> list[str]:
-    """The linear and convolutional layers among these that may take factors in, less those as wide as the output."""
+    """The linear and convolutional layers among these that may take factors in, less those as wide as the output.
+
+    Where a norm of as many units comes next, it stands for the layer: it would take the factors' effect away again.
+    """
+    leaves = [name for name in order if not list(model.get_submodule(name).children())]
+    leaves = [name for name in leaves if not isinstance(model.get_submodule(name), nn.Identity | _DropoutNd)]
     found = []
-    for name in order:
+    for name, following in zip(leaves, [*leaves[1:], None], strict=True):
         module = model.get_submodule(name)
-        if isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module):
-            wide = _width(module, _rows_of(module))
-            if wide is not None and wide != n_outputs and _obstacle(model, name) is None:
-                found.append(name)
-    return found
+        if not (isinstance(module, nn.Linear | _ConvNd) or is_conv1d(module)):
+            continue
+        wide = _width(module, _rows_of(module))
+        if following is not None and _is_norm(norm := model.get_submodule(following)):
+            name = following if _width(norm, _rows_of(norm)) == wide else name
+        if wide is not None and wide != n_outputs and _obstacle(model, name) is None:
+            found.append(name)
+    return list(dict.fromkeys(found))
 
 
 def find_folds(
@@ -116,8 +125,8 @@ def find_folds(
     batches: Sequence[Batch],
     ask: Ask,
     generator: torch.Generator,
-) -> list[Fold]:
-    """For each layer, a place for its factors. The model and the layers are left as they were.
+) -> tuple[list[Fold], dict[str, str]]:
+    """For each layer a place for its factors, or the reason why there is none. All is left as it was.
 
     Args:
         model: with the layers in it; no time may have gone by.
@@ -127,15 +136,16 @@ def find_folds(
         ask: ``task.output``.
         generator: of the factors tried.
 
-    Raises:
-        MethodError: some layers have no such place; the message says why, for each.
+    Returns:
+        The folds, in the layers' order, and name to reason for those that have none.
     """
-    folds, refused = [], []
+    folds: list[Fold] = []
+    refused: dict[str, str] = {}
     with scoring(model):
         plain = _answers(model, batches, ask)
         for name, layer in layers.items():
             if name not in order or layer.units is None:
-                refused.append(f"{name}: none of the {sum(map(len, batches))} records tried reaches it")
+                refused[name] = f"none of the {sum(map(len, batches))} records tried reaches it"
                 continue
             phi = 0.2 + 0.6 * torch.rand(layer.units, dtype=torch.float64, generator=generator)
             layer.decay = -torch.log(phi)
@@ -145,7 +155,7 @@ def find_folds(
                 layer.decay = None
             change = _distance(plain, faded)
             if change <= VISIBLE * _largest(plain):
-                refused.append(f"{name}: what it says does not reach the model's output on the records tried")
+                refused[name] = "fading it changes nothing in the model's output on the records tried"
                 continue
             reasons = []
             for fold in _places(model, name, order, layer.units):
@@ -159,14 +169,8 @@ def find_folds(
                     obstacle = f"the output would be another ({off / change:.0%} of the layer's effect)"
                 reasons.append(f"the {fold.side} of {fold.into}: {obstacle}")
             else:
-                refused.append(f"{name}: {'; '.join(reasons) or 'no linear, convolutional or norm layer beside it'}")
-    if refused:
-        raise MethodError(
-            f"{len(refused)} forgetting layers could not be folded into the weights, so the model could not be stored "
-            f"without them:\n  " + "\n  ".join(refused),
-            fix="put the layer behind a linear or convolutional layer itself, or name fewer layers",
-        )
-    return folds
+                refused[name] = "; ".join(reasons) or "there is no linear, convolutional or norm layer beside it"
+    return folds, refused
 
 
 def fold_factors(
@@ -222,8 +226,13 @@ def _rows_of(module: nn.Module) -> int | None:
         return 1
     if isinstance(module, nn.Linear) or (isinstance(module, _ConvNd) and not isinstance(module, _ConvTransposeNd)):
         return 0
+    return 0 if _is_norm(module) else None
+
+
+def _is_norm(module: nn.Module) -> bool:
+    """Whether it is a norm with a weight and a bias for each unit."""
     norm = isinstance(module, _BatchNorm | nn.GroupNorm | nn.LayerNorm)
-    return 0 if norm and isinstance(module.weight, Tensor) and module.weight.ndim == 1 else None
+    return norm and isinstance(module.weight, Tensor) and module.weight.ndim == 1
 
 
 def _columns_of(module: nn.Module) -> int | None:
