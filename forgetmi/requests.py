@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
 from typing import Literal
 
 from forgetmi.errors import ConfigError, DataError, RequestError, did_you_mean
@@ -65,7 +66,7 @@ def resolve(
         )
     forget = {i for found in train.values() for i in found}
     patients = dataset.patients(i for found in positions.values() for i in found)
-    others = [i for i in range(len(dataset)) if dataset[i].patient_id in patients and i not in forget]
+    others = [i for i, record in enumerate(dataset) if record.patient_id in patients and i not in forget]
     excluded = [i for i in others if dataset[i].split == "train"]
     leftovers = _leftovers(dataset, forget, others, wanted, parts_wanted)
     if excluded and remaining == "refuse":
@@ -123,8 +124,9 @@ def _positions(dataset: RecordDataset, request: ForgetRequest) -> dict[str, list
     aliases = dataset.aliases.get(request.id_level, {})
     canonical = {identifier: aliases.get(identifier, identifier) for identifier in request.ids}
     found: dict[str, list[int]] = {identifier: [] for identifier in canonical.values()}
-    for index, record in enumerate(dataset):
-        if (key := _key(record, request.id_level)) in found:
+    field = "institution" if request.id_level == "institution" else f"{request.id_level}_id"
+    for index, key in enumerate(map(attrgetter(field), dataset)):
+        if key in found:
             found[key].append(index)
     positions = {identifier: found[meant] for identifier, meant in canonical.items()}
     unknown = [identifier for identifier in request.ids if not positions[identifier]]
