@@ -200,11 +200,12 @@ def _statements(path: Path, kind: str) -> tuple[dict[str, str], set[str], set[st
             f"{path.name} has no column {missing[0]!r}. {did_you_mean(missing[0], table.header)}",
             where=f"{path.name}:1",
         )
+    index = table.header.index("") if "" in table.header else 0  # the codes' column has no name
     class_of: dict[str, str] = {}
     graded, known, nameless = set(), set(), []
     for line, cells in zip(table.lines, table.rows, strict=True):
         row = dict(zip(table.header, (cell.strip() for cell in cells), strict=True))
-        code = cells[0].strip()  # the index column, which has no name
+        code = cells[index].strip()
         known.add(code)
         if _marked(row["diagnostic"]):
             graded.add(code)
