@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -160,3 +160,18 @@ def state_of(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def same_state(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def request_a_class(case: TinyCase, label: int = 2) -> None:
+    """Make the case's request one for every train record of a class; their patients' other records are on neither
+    side."""
+    train = case.partition.train
+    forget = tuple(i for i in train if case.dataset[i].label == label)
+    concerned = case.dataset.patients(forget)
+    rest = [i for i in train if i not in forget]
+    case.partition = replace(
+        case.partition,
+        forget=forget,
+        retain=tuple(i for i in rest if case.dataset[i].patient_id not in concerned),
+        excluded=tuple(i for i in rest if case.dataset[i].patient_id in concerned),
+    )

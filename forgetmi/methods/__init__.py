@@ -36,6 +36,7 @@ METHODS = Registry(
         "scrub": "forgetmi.methods.scrub:Scrub",
         "scrub_r": "forgetmi.methods.scrub:ScrubR",
         "ssd": "forgetmi.methods.ssd:SSD",
+        "unsir": "forgetmi.methods.unsir:UNSIR",
     },
 )
 

@@ -17,7 +17,7 @@ from forgetmi.errors import ConfigError, MethodError, TrainingError
 from forgetmi.methods import METHODS, build_method, check_job
 from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
-from tests.tiny import TinyCase, classifier_case, language_case, same_state, state_of
+from tests.tiny import TinyCase, classifier_case, language_case, request_a_class, same_state, state_of
 
 CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
@@ -35,8 +35,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "options": {"npo": {"fit": FAST}, "gradient_ascent": {"fit": FAST}},
     },
     "salun": {"options": {"fit": {**FAST, "batch_size": 13}}},
+    "unsir": {"noise_records": 4, "noise_steps": 2, "retain_records": 8},
     "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
 }
+BY_CLASS = {"unsir"}  # methods for requests that name a whole class
 NO_DRAWS: set[str] = {"ssd", "influence"}  # methods in which nothing is drawn: other seeds give the same weights
 
 
@@ -61,6 +63,8 @@ def fast_fit(name: str, **options: Any) -> dict[str, Any]:
 def method_for(name: str, case: TinyCase, **options):
     if has_fit(name):
         options.setdefault("fit", fast_fit(name))
+    if name in BY_CLASS and case.kind == "classification":
+        request_a_class(case)
     method = build_method(name, {**OPTIONS.get(name, {}), **OPTIONS.get(f"{name}/{case.kind}", {}), **options})
     try:
         check_job(method, case.job())
