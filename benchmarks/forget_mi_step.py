@@ -1,6 +1,6 @@
 """Records per second and peak memory of one Forget-MI epoch on the published network: ours and the published step's.
 
-    python benchmarks/forget_mi_step.py [--records 8] [--batch-size 4] [--threads 2] [--device cpu] [--repeats 3]
+    python benchmarks/forget_mi_step.py [--records 4] [--batch-size 4] [--threads 2] [--device cpu] [--repeats 3]
                                         [--peer FOLDER] [--no-parts] [--quick] [--out benchmarks/results]
 
 The network is the published one with random weights: films of 2048 pixels, a text encoder of BERT-base's size. Texts
@@ -25,7 +25,7 @@ HERE = Path(__file__).parent
 TARGET_SPEED, TARGET_MEMORY = 5.0, 0.5
 QUICK = {
     "records": 2,
-    "batch_size": 1,
+    "batch_size": 2,
     "image_size": 1537,
     "network": {
         "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64,
@@ -82,25 +82,32 @@ def measure(job: Job) -> Figures:
 
 
 def run(
-    setting: Mapping[str, Any], repeats: int, parts: bool, peer: Path | None, run_one: Callable[[Job], Figures]
-) -> Figures:
-    """All runs, both sides taking turns."""
-    peer_name = {"peer": str(peer)} if peer else {}
-    published, ours = [], []
+    setting: Mapping[str, Any],
+    repeats: int,
+    parts: bool,
+    peer: Path | None,
+    run_one: Callable[[Job], Figures],
+    keep: Callable[[Figures], None],
+) -> None:
+    """All runs, both sides taking turns. ``keep`` is told what there is after each turn and each part."""
+    theirs: Figures = {"side": "published", "setting": setting}
+    if peer is not None:
+        theirs["peer"] = str(peer)
+    mine: Figures = {"side": "ours", "setting": setting}
+    results: Figures = {"published": [], "ours": [], "parts": []}
     for _ in range(repeats):
-        published.append(_told("published", run_one({"side": "published", "setting": setting, **peer_name})))
-        ours.append(_told("ours", run_one({"side": "ours", "setting": setting})))
-    results: Figures = {"published": published, "ours": ours, "parts": []}
+        results["published"].append(_told("published", run_one(theirs)))
+        results["ours"].append(_told("ours", run_one(mine)))
+        keep(results)
     savings: dict[str, bool] = {}
     for what, switches in PARTS if parts else []:
         savings |= switches
-        results["parts"].append(
-            {"what": what, **_told(what, run_one({"side": "published", "setting": setting, "savings": savings}))}
-        )
+        figures = run_one({"side": "published", "setting": setting, "savings": savings})
+        results["parts"].append({"what": what, **_told(what, figures)})
+        keep(results)
     if parts and setting["batch_size"] > 1:
-        job = {"side": "ours", "setting": setting, "accumulate": 2}
-        results["in_two_pieces"] = _told("ours, each batch in two pieces", run_one(job))
-    return results
+        results["in_two_pieces"] = _told("ours, each batch in two pieces", run_one({**mine, "accumulate": 2}))
+        keep(results)
 
 
 def _told(what: str, figures: Figures) -> Figures:
@@ -149,14 +156,15 @@ def report(content: Figures) -> str:
     tokens = results["ours"][0]["tokens"]
     n = setting["records"]
     met = summary["target_met"]
+    gpu = f", one {machine['gpu']}" if "gpu" in machine else ""
     lines = [
         "# One Forget-MI epoch on the published network",
         "",
-        f"`{content['command']}` on {machine['description']}; {setting['threads']} threads, "
+        f"`{content['command']}` on {machine['description']}{gpu}; {setting['threads']} threads, "
         f"Python {machine['python']}, torch {machine['torch']}; load of the machine when it began {machine['load']}.",
         f"{n} forget records and as many retain records in batches of {setting['batch_size']}, films of "
         f"{setting['image_size']} pixels, texts: {results['ours'][0]['texts']}, {statistics.mean(tokens):.0f} tokens "
-        f"on average, {max(tokens)} at most; float32. Medians of {content['repeats']} turns of both sides.",
+        f"on average, {max(tokens)} at most; float32. Medians of {content['turns']} turns of both sides.",
     ]
     if setting["network"]:
         lines += ["", "**A quick run on a tiny text encoder: its figures say nothing about the published network.**"]
@@ -236,7 +244,7 @@ def machine(setting: Mapping[str, Any]) -> Figures:
 def main(arguments: Sequence[str] | None = None, run_one: Callable[[Job], Figures] = measure) -> int:
     """Run, print and write ``forget_mi_step.json`` and ``forget_mi_step.md``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--records", type=int, default=8, help="forget records of an epoch")
+    parser.add_argument("--records", type=int, default=4, help="forget records of an epoch")
     parser.add_argument("--batch-size", type=int, default=4, help="published: 16, which needs some 30 GB")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
@@ -261,34 +269,34 @@ def main(arguments: Sequence[str] | None = None, run_one: Callable[[Job], Figure
         setting |= QUICK
     repeats = 1 if given.quick else given.repeats
     about = machine(setting)
-    results = run(setting, repeats, not given.no_parts and not given.quick, given.peer, run_one)
-    if "gpu" in results["ours"][0]:
-        about["gpu"] = results["ours"][0]["gpu"]
-        about["description"] += f", one {about['gpu']}"
     shown = "--peer FOLDER" if given.peer else ""
-    options = [
-        a for a in (sys.argv[1:] if arguments is None else arguments) if a.startswith("--q") or a == "--no-parts"
-    ]
+    options = [a for a in (sys.argv[1:] if arguments is None else arguments) if a in ("--quick", "--no-parts")]
     sizes = f"--records {setting['records']} --batch-size {setting['batch_size']} --threads {setting['threads']}"
-    content = {
-        "command": " ".join(
-            filter(None, ["python benchmarks/forget_mi_step.py", sizes, f"--device {given.device}", *options, shown])
-        ),
-        "machine": about,
-        "setting": setting,
-        "repeats": repeats,
-        "peer": bool(given.peer),
-        "targets": {"times_faster": TARGET_SPEED, "memory_share": TARGET_MEMORY},
-        "summary": summarise(results),
-        "results": results,
-    }
-    page = report(content)
-    print(page)
+    sizes += f" --device {given.device} --repeats {repeats}"
+    command = " ".join(filter(None, ["python benchmarks/forget_mi_step.py", sizes, *options, shown]))
     out = given.out or (None if given.quick else HERE / "results")
-    if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
-        (out / "forget_mi_step.json").write_text(json.dumps(content, indent=2) + "\n")
-        (out / "forget_mi_step.md").write_text(page)
+    pages: list[str] = []
+
+    def keep(results: Figures) -> None:
+        gpu = {"gpu": results["ours"][0]["gpu"]} if "gpu" in results["ours"][0] else {}
+        content = {
+            "command": command,
+            "machine": {**about, **gpu},
+            "setting": setting,
+            "turns": len(results["ours"]),
+            "peer": bool(given.peer),
+            "targets": {"times_faster": TARGET_SPEED, "memory_share": TARGET_MEMORY},
+            "summary": summarise(results),
+            "results": results,
+        }
+        pages.append(report(content))
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "forget_mi_step.json").write_text(json.dumps(content, indent=2) + "\n")
+            (out / "forget_mi_step.md").write_text(pages[-1])
+
+    run(setting, repeats, not given.no_parts and not given.quick, given.peer, run_one, keep)
+    print(pages[-1])
     return 0
 
 
