@@ -169,6 +169,7 @@ class TabularInput:
     """
 
     kind: ClassVar[str] = "tabular"
+    learns: ClassVar[bool] = True
 
     columns: tuple[str, ...] | None = None
     categories: tuple[str, ...] = ()
@@ -212,6 +213,7 @@ class SignalInput:
     """
 
     kind: ClassVar[str] = "signal"
+    learns: ClassVar[bool] = False
 
     leads: int = 12
     samples: int = 1000
@@ -237,6 +239,7 @@ class VolumeInput:
     """
 
     kind: ClassVar[str] = "volume"
+    learns: ClassVar[bool] = False
     channels: ClassVar[int] = 1
 
     size: int | tuple[int, int, int] = 64
