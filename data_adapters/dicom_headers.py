@@ -128,6 +128,27 @@ def _walk(root: str | os.PathLike[str]) -> Iterator[str]:
         yield from (os.path.join(folder, name) for name in sorted(files))
 
 
+def names_may_stand_in(path: str | os.PathLike[str]) -> tuple[bool, bool] | None:
+    """Whether a DICOM file does not say that names were removed, and whether it says that text is burned in.
+
+    Returns:
+        ``None`` for a file that is no DICOM file or has no readable header.
+    """
+    import pydicom
+
+    try:
+        with open(path, "rb") as stream:
+            if stream.read(132)[128:] != b"DICM":
+                return None
+        tags = ["PatientIdentityRemoved", "BurnedInAnnotation"]
+        with quiet_pydicom():
+            data = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=tags)
+        removed, burned = (_text(data, tag).upper() for tag in tags)
+    except Exception:  # pydicom raises whatever the broken byte led to
+        return None
+    return removed != "YES", burned == "YES"
+
+
 def _read(path: str, place: str, force: bool) -> Header | str:
     """The header, or why the file is none of an image."""
     import pydicom

@@ -171,8 +171,9 @@ class RecordDataset(Sequence[Record]):
                 expected="one row a sample",
                 private=repeated[:20],
             )
+        pairs = {(record.patient_id, record.split) for record in self._records}
         splits: dict[str, set[str]] = {}
-        for patient, split in {(record.patient_id, record.split) for record in self._records}:
+        for patient, split in pairs if len(pairs) > len({patient for patient, _ in pairs}) else ():
             splits.setdefault(patient, set()).add(split)
         leaking = [
             f"{patient}: {', '.join(sorted(found))}" for patient, found in sorted(splits.items()) if len(found) > 1

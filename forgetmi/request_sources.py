@@ -133,6 +133,9 @@ def _beside(manifest: Path, item: Mapping[str, Any], number: int) -> Path:
         if not name or name == ".." or "\0" in name:
             raise ValueError
         return find_file(manifest.parent / name, error=RequestError)
+    except RequestError as error:
+        error.where = f"{error.where}, which {where} names"
+        raise
     except (ValueError, OSError):
         raise RequestError(
             "an entry of the manifest names no file", where=where, expected='"url": "https://.../deleted.ndjson"'

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from forgetmi.data_adapters.dicom_headers import names_may_stand_in
+from forgetmi.data_adapters.images import ImageFile
 from forgetmi.duplicates import difference_hashes, grid, near_hashes, near_sets, normalised_words, shingles
 from forgetmi.errors import DataError
 from forgetmi.modalities.tabular import MISSING_WORDS
@@ -89,6 +91,7 @@ def take_fingerprint(prepared: Prepared, *, sample: int | None) -> Fingerprint:
         "rows": {name: s.rows for name, s in seen.items() if s.kind == "tabular"},
     }
     twins: list[tuple[int, int, str]] = []
+    found["headers"] = _headers(dataset, chosen)
     found["duplicates"] = {name: _compare(s, name, partition, twins) for name, s in seen.items()}
     found["duplicate_samples"] = [
         sorted(prepared.pseudonym(dataset[i].sample_id) for i in (a, b)) for a, b, _ in twins[:_SHOWN]
@@ -130,6 +133,21 @@ def _read(prepared: Prepared, chosen: Sequence[int]) -> tuple[dict[str, _Seen], 
                 continue
             _keep(kept, index, value)
     return seen, unreadable
+
+
+def _headers(dataset: RecordDataset, chosen: Sequence[int]) -> dict[str, int]:
+    """Of the image files that were read: how many are DICOM, and in how many of these names may still stand.
+
+    The adapter ``dicom`` says this of all its files in the notes; this is for films that a table lists.
+    """
+    values = (value for index in chosen for value in dataset[index].modalities.values())
+    paths = {str(value.path) for value in values if isinstance(value, ImageFile)}
+    flags = [found for path in sorted(paths) if (found := names_may_stand_in(path)) is not None]
+    return {
+        "dicom_files": len(flags),
+        "identity_not_removed": sum(kept for kept, _ in flags),
+        "burned_in_annotation": sum(burned for _, burned in flags),
+    }
 
 
 def _keep(seen: _Seen, index: int, value: Any) -> None:
@@ -287,6 +305,14 @@ def tables(found: Mapping[str, Any]) -> RenderableType:
     lines.append(Text(f"read: {whole} records, {read['forget_records']} of them to be forgotten"))
     broken = ", ".join(f"{name} {count}" for name, count in read["unreadable"].items())
     lines.append(Text(f"values that cannot be read or used: {broken or 'none'}"))
+    headers = found["headers"]
+    if headers["dicom_files"]:
+        lines.append(
+            Text(
+                f"of {headers['dicom_files']} DICOM files, {headers['identity_not_removed']} do not say that names "
+                f"were removed, {headers['burned_in_annotation']} say that text is burned into the pixels"
+            )
+        )
     for name, columns in read["missing_cells"].items():
         gaps = ", ".join(f"{column} {count}" for column, count in columns.items())
         lines.append(Text(f"{name}: cells missing in {read['rows'][name]} rows: {gaps or 'none'}"))

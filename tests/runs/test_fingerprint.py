@@ -13,6 +13,7 @@ from rich.console import Console
 from forgetmi.config import load_config
 from forgetmi.runs.fingerprint import tables, take_fingerprint
 from forgetmi.runs.prepare import prepare
+from tests.data_adapters.dicom_files import write_dicom
 from tests.runs.tiny_source import tiny_settings, write_source
 
 LONG = "the heart is large and the lungs are clear without any fluid on the left or on the right side today"
@@ -96,6 +97,21 @@ def test_broken_flat_and_wordless_values_are_counted(tmp_path):
     assert taken.unreadable[0].startswith("SECRET-s03, image") and "film3.png" in taken.unreadable[0]
     assert found["duplicates"]["image"] == {**found["duplicates"]["image"], "compared": 70, "nothing_to_compare": 1}
     assert found["duplicates"]["text"] == {**found["duplicates"]["text"], "compared": 70, "nothing_to_compare": 1}
+
+
+def test_headers_in_which_names_may_stand_are_counted(tmp_path):
+    def change(source, rows):
+        said = [{"PatientIdentityRemoved": "YES"}, {"PatientIdentityRemoved": "NO"}, {"BurnedInAnnotation": "YES"}]
+        for number, tags in enumerate(said):
+            film = np.asarray(Image.open(source / f"film{number}.png")).astype(np.uint16)
+            write_dicom(source / f"film{number}.dcm", film, **tags)
+            _row(rows, f"s{number:02d}")[2] = f"film{number}.dcm"
+
+    taken = take_fingerprint(_prepared(tmp_path, change), sample=None)
+    assert taken.found["headers"] == {"dicom_files": 3, "identity_not_removed": 2, "burned_in_annotation": 1}
+    console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    console.print(tables(taken.found))
+    assert "of 3 DICOM files, 2 do not say that names were removed, 1 say" in console.export_text()
 
 
 @pytest.mark.parametrize(("sample", "read", "forget"), [(0, 0, 0), (5, 5, 5), (20, 20, 8), (500, 72, 8)])
