@@ -130,18 +130,18 @@ class MultiGAN:
         plan = RelabelledPlan(visits, job.task, forget, lambda epoch: targets)
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
-            losses, sizes = {}, {}
+            losses = []
             for stream, batch in batches.items():
-                sizes[stream] = len(batch)
                 if stream == SYNTHETIC and space is not None:
                     rows, conditions = (cast(Tensor, batch.inputs[name]) for name in ("rows", "conditions"))
-                    losses[stream] = space.loss(job.task, space.output(model, rows, conditions), batch)
+                    losses.append(space.loss(job.task, space.output(model, rows, conditions), batch))
                 else:
-                    losses[stream] = job.task.loss(model, batch)
+                    losses.append(job.task.loss(model, batch))
             if len(losses) == 1:
-                return Loss(next(iter(losses.values())), losses)
-            total = torch.stack([sizes[stream] * loss for stream, loss in losses.items()]).sum()
-            return Loss(total / sum(sizes.values()), losses)
+                return Loss(losses[0], {})
+            # No parts are logged: a process may have one kind of record while another has both.
+            sizes = torch.tensor([len(batch) for batch in batches.values()], device=losses[0].device)
+            return Loss((torch.stack(losses) * sizes).sum() / sizes.sum(), {})
 
         job.trainer.fit(
             model,

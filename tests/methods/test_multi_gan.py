@@ -14,6 +14,7 @@ from forgetmi.methods import build_method
 from forgetmi.methods.multi_gan import GanOptions, MultiGAN
 from forgetmi.parts.selection.synthetic import SYNTHETIC, Synthetic
 from forgetmi.requests import ForgetRequest, resolve
+from forgetmi.tasks.classification import ClassificationTask
 from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
 from forgetmi.training.trainer import Trainer
@@ -159,6 +160,32 @@ def test_the_loss_is_the_mean_over_all_records_of_a_step(case, monkeypatch):
         made = torch.nn.functional.cross_entropy(model.head(rows), batches[SYNTHETIC].labels, reduction="none")
         total = seen["objective"](model, batches).total
     assert total.item() == pytest.approx(torch.cat([real, made]).mean().item(), rel=1e-6)
+
+
+@pytest.mark.parametrize("accumulate", [2, 5])
+def test_a_batch_in_pieces_makes_the_same_weights(case, accumulate):
+    """However few synthetic records a piece has: each record counts as one."""
+    fit = replace(FIT, optimizer="sgd", momentum=0.0, lr=0.1, mode="eval")
+    whole = method(n_synth_forget=2, n_synth_retain=3, fit=fit).unlearn(case.job())
+    pieces = method(n_synth_forget=2, n_synth_retain=3, fit=replace(fit, accumulate=accumulate)).unlearn(case.job())
+    for name, weight in state_of(whole).items():
+        assert torch.allclose(weight, state_of(pieces)[name], atol=1e-6), name
+
+
+@pytest.mark.parametrize("inversion", ["random_other", "complement", "least_likely", "runner_up"])
+def test_independent_labels(inversion, monkeypatch):
+    case = classifier_case()
+    tuples = {0: (1.0, 0.0, None), 1: (0.0, 1.0, 1.0), 2: (None, 1.0, 0.0)}
+    case.dataset = case.dataset.with_records([replace(r, label=tuples[r.label]) for r in case.dataset])
+    case.loader = Loader(case.dataset, case.loader.modalities)
+    case.task = ClassificationTask(3, kind="multilabel")
+    case.partition = resolve(case.dataset, ForgetRequest.of("patient", ["p00", "p03", "p07"]))
+    kept = synthesised(method(inversion=inversion), case, monkeypatch)
+    for part in ("retain", "forget"):
+        with torch.no_grad():
+            said = (case.model.head(kept[part].rows) > 0).float()
+        differs = (kept[part].labels != said).any(dim=1)
+        assert differs.all() if part == "forget" else not differs.any()
 
 
 def test_nothing_synthetic_outlives_the_run(case, tmp_path, monkeypatch):

@@ -130,16 +130,17 @@ def test_all_sets_are_shuffled_together_and_each_record_comes_once(case):
     plan = ShuffledPlan(case.loader, (*real, *range(first, first + 12)), batch_size=6, seed=0)
     mixed = MixedPlan(plan, made, first)
     steps = mixed.steps(0)
-    assert sorted(i for step in steps for part in step.values() for i in part) == sorted(
-        (*real, *range(first, first + 12))
-    )
-    assert all(sum(map(len, step.values())) <= 6 for step in steps)
-    assert sum(len(step) == 2 for step in steps) > 2 and steps != mixed.steps(1)
-    for step in steps:
-        batches = mixed.load(step, 0)
-        assert batches.keys() == step.keys()
-        if SYNTHETIC in step:
-            places = [i - first for i in step[SYNTHETIC]]
+    assert sorted(i for step in steps for i in step["records"]) == sorted((*real, *range(first, first + 12)))
+    assert steps != mixed.steps(1)
+    loaded = [mixed.load(step, 0) for step in steps]
+    assert sum(len(batches) == 2 for batches in loaded) > 2
+    for step, batches in zip(steps, loaded, strict=True):
+        places = [i - first for i in step["records"] if i >= first]
+        others = [i for i in step["records"] if i < first]
+        assert (SYNTHETIC in batches, "records" in batches) == (bool(places), bool(others))
+        if others:
+            assert batches["records"].indices.tolist() == others
+        if places:
             assert batches[SYNTHETIC].labels.tolist() == [0 if place < 5 else 2 for place in places]
             expected = [place if place < 5 else 200 + place - 5 for place in places]
             assert batches[SYNTHETIC].inputs["rows"][:, 0].tolist() == expected

@@ -22,7 +22,7 @@ from forgetmi.training.plans import Plan, Step
 from forgetmi.training.reference import Reference
 
 SpaceName = Literal["auto", "inputs", "joint", "unimodal"]
-SYNTHETIC, RECORDS = "synthetic", "records"
+SYNTHETIC = "synthetic"
 
 
 @dataclass(frozen=True)
@@ -288,10 +288,12 @@ def answers(space: Space, reference: Reference, rows: Tensor, conditions: Tensor
 
 
 class MixedPlan:
-    """A plan over real records and, from a position on, synthetic ones: each step has a batch of either or both.
+    """A plan of one stream over real records and, from a position on, synthetic ones.
+
+    A step's positions stay together until they are loaded, so that pieces of a step are pieces of both kinds.
 
     Args:
-        plan: which positions each step sees, in one stream.
+        plan: which positions each step sees.
         synthetic: the synthetic records.
         first: the position of the first of them; all real ones are smaller.
     """
@@ -300,22 +302,16 @@ class MixedPlan:
         self.plan, self.synthetic, self.first = plan, synthetic, first
 
     def steps(self, epoch: int) -> list[Step]:
-        """The plan's steps, each split in two streams, of which one may not be there."""
-        split: list[Step] = []
-        for step in self.plan.steps(epoch):
-            ((stream, positions),) = step.items()
-            real = tuple(i for i in positions if i < self.first)
-            made = tuple(i for i in positions if i >= self.first)
-            split.append({name: part for name, part in ((stream, real), (SYNTHETIC, made)) if part})
-        return split
+        """The plan's."""
+        return self.plan.steps(epoch)
 
     def load(self, step: Step, epoch: int) -> dict[str, Batch]:
-        """The plan's batch of the real records, and the synthetic ones."""
-        real = {stream: positions for stream, positions in step.items() if stream != SYNTHETIC}
-        batches = self.plan.load(real, epoch) if real else {}
-        if SYNTHETIC in step:
-            batches[SYNTHETIC] = self.synthetic.batch([i - self.first for i in step[SYNTHETIC]])
-        return batches
+        """The plan's batch of the real records and one of the synthetic ones; either may not be there."""
+        ((stream, positions),) = step.items()
+        real = tuple(i for i in positions if i < self.first)
+        made = [i - self.first for i in positions if i >= self.first]
+        batches = self.plan.load({stream: real}, epoch) if real else {}
+        return {**batches, SYNTHETIC: self.synthetic.batch(made)} if made else batches
 
 
 def nearest(rows: Tensor, others: Tensor, *, same: bool = False) -> Tensor:
