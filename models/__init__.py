@@ -12,6 +12,7 @@ MODELS = Registry(
     "model kind",
     {
         "classifier": "forgetmi.models.classifier:build_model",
+        "ensemble": "forgetmi.models.ensemble:build_ensemble",
         "forget_mi_reference": "forgetmi.models.forget_mi_classifier:build_forget_mi_classifier",
     },
 )

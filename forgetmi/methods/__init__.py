@@ -35,6 +35,7 @@ METHODS = Registry(
         "salun": "forgetmi.methods.salun:SalUn",
         "scrub": "forgetmi.methods.scrub:Scrub",
         "scrub_r": "forgetmi.methods.scrub:ScrubR",
+        "sisa": "forgetmi.methods.sisa:SISA",
         "ssd": "forgetmi.methods.ssd:SSD",
         "unsir": "forgetmi.methods.unsir:UNSIR",
     },

@@ -23,11 +23,12 @@ CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
 FITS: dict[str, dict[str, Any]] = {  # four steps in all where D_r is visited too
     name: {"batch_size": 13}
-    for name in ("cf_k", "eu_k", "l1_sparse", "neg_grad_plus", "random_labels", "scrub", "scrub_r")
+    for name in ("cf_k", "eu_k", "l1_sparse", "neg_grad_plus", "random_labels", "scrub", "scrub_r", "sisa")
 }
 # Options without which a method would be slow here, or would do nothing to so small a model.
 OPTIONS: dict[str, dict[str, Any]] = {
     "fisher_forgetting/causal_lm": {"targets": "true"},
+    "sisa": {"shards": 2},
     "ssd": {"alpha": 1.5},
     "multi_gan": {"gan": {"pairs": 4, "batch_size": 4, "width": 8, "latent": 4}},
     "rum": {
@@ -39,7 +40,11 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
 }
 BY_CLASS = {"unsir"}  # methods for requests that name a whole class
-NO_DRAWS: set[str] = {"ssd", "influence"}  # methods in which nothing is drawn: other seeds give the same weights
+NO_DRAWS: set[str] = {
+    "ssd",
+    "influence",
+    "sisa",
+}  # methods in which nothing is drawn: other seeds give the same weights
 
 
 @pytest.fixture(params=sorted(CASES))
@@ -173,7 +178,7 @@ def test_embedding_methods_refuse_a_language_model_and_say_why():
 
 
 def test_frozen_weights_stay_bit_identical_under_adamw_with_weight_decay(name, case):
-    if name == "retrain":
+    if name in {"retrain", "sisa"}:
         pytest.skip("retraining trains every weight by definition")
     method = method_for(name, case, **({"fit": fast_fit(name, weight_decay=0.5)} if has_fit(name) else {}))
     frozen = next(p for p in case.model.parameters() if p.ndim > 1)
