@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated
 
 import typer
@@ -71,5 +72,6 @@ def _line(found: object) -> str:
     if isinstance(summary, str):
         return summary
     line = " ".join((found.__doc__ or "").strip().partition("\n\n")[0].split())
+    line = re.sub(r":\w+:`([^`]*)`", r"\1", line)  # marks for documentation tools
     paper = getattr(found, "paper", None)
-    return f"{line} [{paper}]" if isinstance(paper, str) else line
+    return f"{line} [{paper}]" if isinstance(paper, str) and "et al." not in line else line
