@@ -161,10 +161,11 @@ def report(content: Figures) -> str:
         "# One Forget-MI epoch on the published network",
         "",
         f"`{content['command']}` on {machine['description']}{gpu}; {setting['threads']} threads, "
-        f"Python {machine['python']}, torch {machine['torch']}; load of the machine when it began {machine['load']}.",
+        f"Python {machine['python']}, torch {machine['torch']}; load of the machine from {machine['load']} at the "
+        f"start to {machine['load_at_end']} at the end.",
         f"{n} forget records and as many retain records in batches of {setting['batch_size']}, films of "
         f"{setting['image_size']} pixels, texts: {results['ours'][0]['texts']}, {statistics.mean(tokens):.0f} tokens "
-        f"on average, {max(tokens)} at most; float32. Medians of {content['turns']} turns of both sides.",
+        f"on average, {max(tokens)} at most; float32. Turns of both sides: {content['turns']}; medians.",
     ]
     if setting["network"]:
         lines += ["", "**A quick run on a tiny text encoder: its figures say nothing about the published network.**"]
@@ -281,7 +282,7 @@ def main(arguments: Sequence[str] | None = None, run_one: Callable[[Job], Figure
         gpu = {"gpu": results["ours"][0]["gpu"]} if "gpu" in results["ours"][0] else {}
         content = {
             "command": command,
-            "machine": {**about, **gpu},
+            "machine": {**about, "load_at_end": round(os.getloadavg()[0], 1), **gpu},
             "setting": setting,
             "turns": len(results["ours"]),
             "peer": bool(given.peer),
