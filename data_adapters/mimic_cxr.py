@@ -202,7 +202,8 @@ class MimicCxr:
         require_unique(table, "dicom_id")
         if "StudyTime" in names:
             table["StudyTime"] = pd.Series(list(map(padded_time, table["StudyTime"])), table.index, dtype=object)
-        found = table.set_index("dicom_id").reindex(rows.frame["dicom_id"], fill_value="")
+        named = table[table["dicom_id"] != ""]
+        found = named.set_index("dicom_id").reindex(rows.frame["dicom_id"], fill_value="")
         for name in names:
             rows.add(name, found[name])
         if self.views is not None:
@@ -287,13 +288,12 @@ class MimicCxr:
         """The path of each image, and whether it is missing."""
         files = self._files_folder(self.root)
         cells = zip(*(frame[c].tolist() for c in _IDS), strict=True)
-        stems = [f"{files}/{_study_path(subject, study)}/{dicom}" for subject, study, dicom in cells]
         first, *others = _SUFFIXES[self.image_format]
-        paths = [stem + first for stem in stems]
-        gone = [not os.path.isfile(path) for path in paths]
+        paths = [f"{files}/p{who[:2]}/p{who}/s{study}/{dicom}{first}" for who, study, dicom in cells]
+        gone = [not found for found in map(os.path.isfile, paths)]
         for suffix in others:
             for row in [row for row, is_gone in enumerate(gone) if is_gone]:
-                paths[row] = stems[row] + suffix
+                paths[row] = paths[row].removesuffix(first) + suffix
                 gone[row] = not os.path.isfile(paths[row])
         return paths, gone
 

@@ -120,7 +120,8 @@ def mimic_cxr(folder: Path) -> Source:
     mimic_files.write_tables(folder)
     mimic_files.write_images(folder)
     mimic_files.write_reports(folder)
-    return Source({"root": folder, "blank": "zero"}, folder, next(iter(sorted(folder.rglob("*.jpg")))))
+    options = {"root": folder, "blank": "zero", "attributes": ["ViewPosition", "StudyTime"]}
+    return Source(options, folder, next(iter(sorted(folder.rglob("*.jpg")))))
 
 
 def mimic_iv(folder: Path) -> Source:

@@ -318,3 +318,15 @@ def test_study_requests_and_one_modality(root):
         data, ForgetRequest.of("modality", ["10000002"], ["text"], id_level="patient"), remaining="exclude"
     )
     assert len(partition.forget) == 1 and len(partition.excluded) == 1  # one of the two studies has no report
+
+
+def test_metadata_in_another_order_with_gaps_and_rows_of_no_image(tmp_path):
+    made_up.write_tables(tmp_path, gz=False)
+    made_up.write_images(tmp_path)
+    path = tmp_path / "mimic-cxr-2.0.0-metadata.csv"
+    header, first, *others = path.read_text().splitlines()
+    path.write_text("\n".join([header, *reversed(others), *[",10000001,50000001,x,AP,1"] * 2]) + "\n")
+    options = {"root": tmp_path, "modalities": ["image"], "labels": "none", "attributes": ["ViewPosition"]}
+    found = {r.sample_id: r.attributes.get("ViewPosition", "") for r in load_dataset("mimic_cxr", options)}
+    missing = first.partition(",")[0]
+    assert found == {dicom_id(n): "" if dicom_id(n) == missing else view for _, _, n, view, *_ in FILMS}
