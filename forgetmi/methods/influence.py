@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -68,15 +68,17 @@ class Influence:
         drawn = numpy_generator(job.seed, self.name, "samples").permutation(job.partition.retain)
         chosen = drawn[: self.samples].tolist()
         self._check_memory(job, sum(weight.numel() for weight in weights.values()), len(chosen))
-        vector = self._vector(job, model)
-        step = inverse_curvature_product(self._rows(job, model, chosen), vector, len(chosen), self.damping)
+        rows = self._rows(job, model, chosen)
+        # With true targets the rows are gradients of the loss, and these records need not be asked again.
+        known = (rows.sum(dim=0), frozenset(chosen)) if self.targets == "true" else None
+        step = inverse_curvature_product(rows, self._vector(job, model, known), len(chosen), self.damping)
         with torch.no_grad():
             pieces = step.split([weight.numel() for weight in weights.values()])
             for (name, weight), piece in zip(weights.items(), pieces, strict=True):
                 model.get_parameter(name).add_(piece.view_as(weight), alpha=self.scale)
         return model
 
-    def _vector(self, job: UnlearningJob, model: nn.Module) -> Tensor:
+    def _vector(self, job: UnlearningJob, model: nn.Module, known: tuple[Tensor, Collection[int]] | None) -> Tensor:
         def total(indices: Sequence[int]) -> Tensor:
             found = gradient_sum(
                 model, job.task, job.fit_loader(), indices, batch_size=self.batch_size, device=job.trainer.device
@@ -85,7 +87,9 @@ class Influence:
 
         n_f, n_r = len(job.partition.forget), len(job.partition.retain)
         n = n_f + n_r
-        return total(job.partition.forget) / n - n_f / (n * n_r) * total(job.partition.retain)
+        summed, asked = known or (torch.zeros(()), ())
+        rest = [index for index in job.partition.retain if index not in asked]
+        return total(job.partition.forget) / n - n_f / (n * n_r) * (total(rest) + summed.to(job.trainer.device))
 
     def _rows(self, job: UnlearningJob, model: nn.Module, chosen: Sequence[int]) -> Tensor:
         """[m, P]: the gradients, each times the root of its weight."""

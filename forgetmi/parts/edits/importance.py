@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jacrev, vmap
+from torch.func import functional_call, grad, jacrev, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
@@ -151,25 +151,28 @@ def _vectorised(
             return functional_call(model, weights, args, kwargs)
 
         if targets == "true":
-            loss = task.loss(called, row).reshape(1)  # type: ignore[arg-type]  # it is called as the model is
+            loss = task.loss(called, row)  # type: ignore[arg-type]  # it is called as the model is
             return loss, torch.ones_like(loss)
         nll = task.outcomes(task.output(called, row))[0]  # type: ignore[arg-type]
         return nll, torch.exp(-nll.detach())
 
     rows = [leaf[:1] if same else leaf for leaf, same in zip(leaves, shared, strict=True)]
     single = vmap(
-        jacrev(values, has_aux=True),
+        grad(values, has_aux=True) if targets == "true" else jacrev(values, has_aux=True),
         in_dims=(None, [None if same else 0 for same in shared], None if batch.labels is None else 0),
         chunk_size=chunk,
     )
     try:
         with sdpa_kernel(SDPBackend.MATH):  # the fused kinds have no vectorised form
-            return single(weights, rows, batch.labels)
+            gradients, chances = single(weights, rows, batch.labels)
     except RuntimeError as error:
         raise MethodError(
             f"gradients of single records cannot be vectorised for this model ({str(error).splitlines()[0]})",
             fix="where the method has the option, set gradients: batch",
         ) from error
+    if targets == "true":  # one target each
+        return {name: gradient.unsqueeze(1) for name, gradient in gradients.items()}, chances.unsqueeze(1)
+    return gradients, chances
 
 
 def _is_mask(tensor: Tensor) -> bool:
