@@ -126,6 +126,7 @@ def test_records_are_sorted_their_ids_are_text_and_every_split_is_known(name, so
     assert data.license_note
     assert all(set(r.modalities) == set(data.modality_kinds) for r in data)
     assert {r.split for r in data} >= {"train"}
+    assert all(type(cell) is str and cell.strip() for r in data for pair in r.attributes.items() for cell in pair)
     for record in data:
         if isinstance(record.label, tuple):
             assert len(record.label) == len(data.classes)
@@ -161,6 +162,9 @@ def test_levels_are_honest(name, source):
         field = f"{level}_id"
         named = [i for i, r in enumerate(data) if getattr(r, field) == ids[level] and r.split == "train"]
         assert partition.forget == tuple(named)
+        for other, canonical in data.aliases.get(level, {}).items():
+            if canonical == ids[level]:  # another id of the same person or study is the same request
+                assert resolve(data, ForgetRequest.of(level, [other]), remaining="exclude").forget == tuple(named)
 
 
 def test_loading_reads_no_pixel(name, source, monkeypatch):
