@@ -1,0 +1,1 @@
+"""Parts of the benchmark of methods; see ``benchmarks/methods.py``."""

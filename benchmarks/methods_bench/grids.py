@@ -1,0 +1,126 @@
+"""The settings that each method may choose from: four.
+
+They were laid around the published values, and moved once where, in a trial on MNIST-5k, the criterion of
+:mod:`methods_bench.tuning` (validation records) was best at their edge. No retrained model, no test record had a say.
+Passes over the retain set are limited to a twelfth of the recipe's epochs, so that a method costs about a tenth of one
+retraining; passes over the forget set alone are cheap, and there are more of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from forgetmi.methods import METHODS, build_method
+from forgetmi.training.options import FitOptions
+
+OURS = ("fnn", "forget_mi", "multi_gan")
+"""The methods of the papers that the project exists for; the others are baselines."""
+
+REFERENCE = "retrain"  # what all are compared with; it is no candidate
+SETTINGS = 4
+Options = dict[str, Any]
+
+
+def candidates(method: str, recipe: FitOptions) -> list[Options]:
+    """At most :data:`SETTINGS` options of a method. One that is not listed tries its default learning rate times .3, 1,
+    3 and 10, or, where it has none, its defaults.
+    """
+    if method in _GRIDS:
+        return _GRIDS[method](retain_passes(recipe), recipe.batch_size)
+    fields = {field.name for field in dataclasses.fields(METHODS[method])}
+    fit = getattr(build_method(method), "fit", None) if "fit" in fields else None
+    if fit is None:
+        return [{}]
+    return [{"fit": {"lr": fit.lr * factor}} for factor in (0.3, 1.0, 3.0, 10.0)]
+
+
+def retain_passes(recipe: FitOptions) -> int:
+    """How often a method may visit the retain set."""
+    return max(1, round(recipe.epochs / 12))
+
+
+def _rates(
+    rates: Sequence[float], fit: Mapping[str, Any], options: Mapping[str, Any] | None = None
+) -> list[dict[str, Any]]:
+    return [{**(options or {}), "fit": {**fit, "lr": lr}} for lr in rates]
+
+
+def _over_retain(*rates: float, **options: Any) -> Callable[[int, int], list[Options]]:
+    """Fits that visit the retain set, at these learning rates."""
+    return lambda passes, batch: _rates(rates, {"epochs": passes, "batch_size": batch}, options)
+
+
+def _over_forget(*rates: float, epochs: int = 5, **options: Any) -> Callable[[int, int], list[Options]]:
+    """Fits that visit the forget set (and perhaps as many retain records), at these learning rates."""
+    return lambda passes, batch: _rates(rates, {"epochs": epochs, "batch_size": 16}, options)
+
+
+def _crossed(rates: Sequence[float], name: str, values: Sequence[Any], **options: Any) -> Callable[[int, int], Any]:
+    """Fits over the retain set: each of the rates with each of an option's values."""
+    return lambda passes, batch: [
+        item for v in values for item in _rates(rates, {"epochs": passes, "batch_size": batch}, {**options, name: v})
+    ]
+
+
+def _values(name: str, *values: Any) -> Callable[[int, int], list[Options]]:
+    """A method without a fit: each of an option's values."""
+    return lambda passes, batch: [{name: value} for value in values]
+
+
+def _forget_mi(passes: int, batch: int) -> list[Options]:
+    rates = {"attract_noisy": (1e-3, 3e-3), "repel": (2e-4, 5e-4)}
+    fit = {"epochs": 5, "batch_size": 16}
+    return [item for d, some in rates.items() for item in _rates(some, fit, {"direction": d})]
+
+
+def _salun(passes: int, batch: int) -> list[Options]:
+    return [{"options": item} for item in _over_retain(3e-4, 1e-3, 3e-3, 1e-2)(passes, batch)]
+
+
+def _rum(passes: int, batch: int) -> list[Options]:
+    parts = zip(_over_retain(3e-4, 1e-3, 3e-3, 1e-2)(1, batch), _salun(1, batch), strict=True)
+    return [{"options": {"fine_tune": fine_tune, "salun": salun}} for fine_tune, salun in parts]
+
+
+def _fnn(passes: int, batch: int) -> list[Options]:
+    fit = {"epochs": 1, "batch_size": batch, "lr": 1e-3}
+    return [
+        {"rounds": passes, "kind": kind, "step": step, "fit": fit}
+        for kind in ("rank", "contrastive")
+        for step in (1, 4)
+    ]
+
+
+_MIDDLE = (3e-4, 1e-3, 3e-3, 1e-2)
+_SMALL = (1e-5, 3e-5, 6e-5, 2e-4)
+_GRIDS: dict[str, Callable[[int, int], list[Options]]] = {
+    "bad_teacher": _over_retain(*_MIDDLE, retain_share=1.0),
+    "boundary_expand": _over_forget(*_SMALL),
+    "boundary_shrink": _over_forget(*_SMALL),
+    "cf_k": _over_retain(*_MIDDLE),
+    "delete": _over_forget(*_SMALL),
+    "eu_k": _over_retain(3e-3, 1e-2, 3e-2, 6e-2),
+    "fine_tune": _over_retain(*_MIDDLE),
+    "fisher_forgetting": _values("alpha", 1e-8, 1e-7, 1e-6, 1e-5),
+    "fnn": _fnn,
+    "forget_mi": _forget_mi,
+    "gradient_ascent": _over_forget(*_SMALL, epochs=3),
+    "influence": _values("damping", 1e-3, 1e-2, 1e-1, 1.0),
+    "l1_sparse": _crossed((1e-3, 3e-3), "alpha", (1e-5, 1e-4)),
+    "multi_delete": _over_forget(*_SMALL),
+    "multi_gan": _over_retain(
+        *_MIDDLE, space="joint", n_synth_retain=64, n_synth_forget=64, gan={"pairs": 20, "batch_size": 32}
+    ),
+    "neg_grad_plus": _crossed((1e-3, 3e-3), "alpha", (0.9, 0.7)),
+    "npo": _over_forget(*_SMALL),
+    "random_labels": _over_retain(*_MIDDLE),
+    "rum": _rum,
+    "salun": _salun,
+    "scrub": _crossed((1e-3, 3e-3), "max_epochs", (1, 2)),
+    "scrub_r": _crossed((1e-3, 3e-3), "max_epochs", (1, 2)),
+    "sisa": lambda passes, batch: [{}],  # exact: nothing to tune
+    "ssd": _values("alpha", 1.0, 1.5, 3.0, 10.0),
+    "unsir": lambda passes, batch: [{}],  # class requests only: it refuses
+}
