@@ -23,6 +23,7 @@ METHODS = Registry(
         "fnn": "forgetmi.methods.fnn:FNN",
         "forget_mi": "forgetmi.methods.forget_mi:ForgetMI",
         "gradient_ascent": "forgetmi.methods.gradient_ascent:GradientAscent",
+        "guarded": "forgetmi.methods.guarded:Guarded",
         "influence": "forgetmi.methods.influence:Influence",
         "l1_sparse": "forgetmi.methods.l1_sparse:L1Sparse",
         "multi_gan": "forgetmi.methods.multi_gan:MultiGAN",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,9 +12,8 @@ from torch import nn
 from forgetmi.errors import ConfigError, did_you_mean
 from forgetmi.methods import build_method
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
-from forgetmi.training.reference import Reference
+from forgetmi.methods.stages import stage_job
 from forgetmi.training.scoring import collect_signals
-from forgetmi.training.seeds import derive_seed
 
 NOTHING = "nothing"
 
@@ -75,7 +74,7 @@ class RUM:
         for stage, (name, stratum) in enumerate(zip(self.methods, self._strata(job), strict=True)):
             job.trainer.log.event("stratum", stage=stage, method=name, records=len(stratum))
             if name != NOTHING and stratum:
-                model = built[name].unlearn(_stage_job(job, model, stage, stratum))
+                model = built[name].unlearn(stage_job(job, model, stratum, stage=stage, name=self.name))
         return job.copy_of_original() if model is None else model
 
     def _strata(self, job: UnlearningJob) -> list[tuple[int, ...]]:
@@ -93,16 +92,3 @@ class RUM:
         )
         order = np.asarray(forget)[np.argsort(signals["nll"], kind="stable")]
         return [tuple(sorted(part.tolist())) for part in np.array_split(order, len(self.methods))]
-
-
-def _stage_job(job: UnlearningJob, model: nn.Module | None, stage: int, stratum: tuple[int, ...]) -> UnlearningJob:
-    others = tuple(index for index in job.partition.forget if index not in stratum)
-    start = job.model if model is None else model
-    return replace(
-        job,
-        model=start,
-        partition=replace(job.partition, forget=stratum, excluded=(*job.partition.excluded, *others)),
-        trainer=job.trainer.constrained(prefix=f"rum-{stage}-"),
-        seed=job.seed if stage == 0 else derive_seed(job.seed, "rum", stage),
-        reference=job.reference if model is None else Reference(model, job.task, job.trainer.device),
-    )

@@ -223,7 +223,8 @@ class Trainer:
                 fit with another identity, plan, options, seed or start is refused.
             memory: what the objective keeps from step to step; checkpoints hold it.
             update: how a gradient becomes a step: called on the whole step's gradients (of all pieces and processes)
-                before they are clipped. In fp16 they are scaled, so it must be homogeneous (a mask, a projection).
+                before they are clipped; it may draw from torch's global generator. In fp16 they are scaled, so it must
+                be homogeneous (a mask, a projection).
             after_step: called after each optimiser step, e.g. to put back weights that decay moved.
             on_epoch: told the epoch before its first step, and again when a fit is resumed within it.
 
@@ -399,6 +400,8 @@ class _Fit:
             sums = self.accelerator.reduce(sums, reduction="sum")
         values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))
         self._check_loss(values, epoch, number, step)
+        # Hooks may draw: alike in all processes, and in a resumed fit.
+        set_scoped_seed(derive_seed(self.seed, epoch, number, "hooks"), self.device)
         self._run(self.update)
         # Without clip_norm nothing is clipped, and the gradient is looked at all the same.
         limit = math.inf if self.options.clip_norm is None else self.options.clip_norm

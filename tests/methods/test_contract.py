@@ -31,6 +31,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "sisa": {"shards": 2},
     "ssd": {"alpha": 1.5},
     "multi_gan": {"gan": {"pairs": 4, "batch_size": 4, "width": 8, "latent": 4}},
+    "guarded": {"options": {"fit": FAST}, "rectify": "conflict", "protect": 3, "noise": 1e-3, "chunks": 2},
     "rum": {
         "methods": ["nothing", "npo", "gradient_ascent"],
         "options": {"npo": {"fit": FAST}, "gradient_ascent": {"fit": FAST}},

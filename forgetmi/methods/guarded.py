@@ -1,0 +1,145 @@
+"""Any method, its steps kept from harming the retain set, with noise, or in chunks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from forgetmi.errors import ConfigError, MethodError
+from forgetmi.methods import build_method
+from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.stages import stage_job
+from forgetmi.parts.edits.importance import per_sample_gradients
+from forgetmi.parts.updates.projected import noise, on_flat, orthonormal, outside, without
+from forgetmi.training.seeds import numpy_generator
+from forgetmi.training.trainer import Hook, Named, Trainer
+
+
+@dataclass(frozen=True)
+class Guarded:
+    """A wrapper: what a gradient becomes, and how much is forgotten at once, for any method. Ours, from known parts.
+
+    Four parts, each off by default; with all off it is the method itself, exactly:
+
+    - ``rectify``: at each step, the gradient r of the training loss on ``retain_batch`` retain records, drawn afresh,
+      is taken at the current weights, and the step's gradient loses its component along r: where the two conflict, or
+      always (:func:`~forgetmi.parts.updates.projected.without`; PCGrad, Yu et al. 2020, arXiv 2001.06782).
+    - ``protect``: the step's gradient is projected off the space that the gradients of so many retain records span at
+      theta_0, so that their losses do not change to first order (gradient projection unlearning, Hoang et al. 2024,
+      arXiv 2312.04095, with record gradients for its layer-wise spaces: our reading).
+    - ``noise``: Gaussian noise of this standard deviation on every step's gradient.
+    - ``chunks``: the forget set in so many parts, one after another, each from the model that the last one left.
+
+    They work on every fit of the unlearned model; edits without training are not changed by the first three.
+
+    Attributes:
+        method, options: what is wrapped.
+        rectify: ``none``, ``conflict``, ``always``.
+        retain_batch: records for r, >= 1; one more forward and backward pass over them a step.
+        protect: number of retain records, >= 0; takes that many times the model's memory.
+        noise: standard deviation, >= 0; gradients are clipped after it.
+        chunks: >= 1.
+    """
+
+    method: str = "gradient_ascent"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    rectify: Literal["none", "conflict", "always"] = "none"
+    retain_batch: int = 16
+    protect: int = 0
+    noise: float = 0.0
+    chunks: int = 1
+
+    name: ClassVar[str] = "guarded"
+    paper: ClassVar[str] = "a wrapper of known parts (arXiv 2001.06782, 2312.04095)"
+    needs: ClassVar[Needs] = Needs()
+
+    def __post_init__(self) -> None:
+        checks = {
+            "retain_batch must be >= 1": self.retain_batch >= 1,
+            "protect must be >= 0": self.protect >= 0,
+            "noise must be >= 0": self.noise >= 0,
+            "chunks must be >= 1": self.chunks >= 1,
+        }
+        problems = [message for message, holds in checks.items() if not holds]
+        try:
+            build_method(self.method, self.options)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(problems)
+
+    def unlearn(self, job: UnlearningJob) -> nn.Module:
+        """The wrapped method's model."""
+        check_job(self, job)
+        inner = build_method(self.method, self.options)
+        check_job(inner, job)
+        if self.noise and job.trainer.precision == "fp16":
+            raise MethodError("noise on gradients needs their true scale, and fp16 scales them", fix="precision: bf16")
+        guarded = replace(job, trainer=self._constrained(job))
+        if self.chunks == 1:
+            return inner.unlearn(guarded)
+        order = numpy_generator(job.seed, self.name, "chunks").permutation(job.partition.forget)
+        model: nn.Module | None = None
+        for stage, part in enumerate(np.array_split(order, min(self.chunks, len(order)))):
+            model = inner.unlearn(stage_job(guarded, model, sorted(part.tolist()), stage=stage, name=self.name))
+        return job.copy_of_original() if model is None else model
+
+    def _constrained(self, job: UnlearningJob) -> Trainer:
+        original = job.copy_of_original().requires_grad_(True).eval()
+        names = {name for name, _ in original.named_parameters()}
+        hooks: list[Hook] = []
+        if self.rectify != "none":
+            hooks.append(self._rectifier(job, original))
+        if self.protect:
+            hooks.append(self._protector(job))
+        if self.noise:
+            hooks.append(noise(self.noise))
+
+        def update(named: Named) -> None:
+            if all(name in names for name, _ in named):  # a fit of another model (a gate) is left alone
+                for hook in hooks:
+                    hook(named)
+
+        said = f"{self.name} {self.rectify} {self.retain_batch} {self.protect} {self.noise}"
+        return job.trainer.constrained(update=update, identity=said) if hooks else job.trainer
+
+    def _rectifier(self, job: UnlearningJob, original: nn.Module) -> Hook:
+        """Takes r by the original's architecture with the weights of the moment."""
+        retain = job.partition.retain
+
+        def change(flat: Tensor, named: Named) -> Tensor:
+            places = torch.randint(len(retain), (min(self.retain_batch, len(retain)),)).tolist()
+            batch = job.loader.batch([retain[place] for place in places]).to(job.trainer.device)
+            weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in named}
+
+            def called(*args: Any, **kwargs: Any) -> Any:
+                return functional_call(original, weights, args, kwargs)
+
+            with torch.enable_grad():
+                loss = job.task.loss(called, batch)  # type: ignore[arg-type]  # it is called as the model is
+            found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True, allow_unused=True)
+            retained = torch.cat([gradient.flatten() for gradient in found])
+            return without(flat, retained.to(flat), "always" if self.rectify == "always" else "conflict")
+
+        return on_flat(change)
+
+    def _protector(self, job: UnlearningJob) -> Hook:
+        model = job.copy_of_original()
+        drawn = numpy_generator(job.seed, self.name, "protect").permutation(job.partition.retain)
+        batch = job.loader.batch(drawn[: self.protect].tolist()).to(job.trainer.device)
+        gradients, _ = per_sample_gradients(model, job.task, batch)
+        spaces: dict[tuple[str, ...], Tensor] = {}
+
+        def change(flat: Tensor, named: Named) -> Tensor:
+            key = tuple(name for name, _ in named)
+            if key not in spaces:  # the trained parameters may be some of the model's only
+                spaces[key] = orthonormal(torch.cat([gradients[name].reshape(len(batch), -1) for name in key], dim=1))
+            return outside(flat, spaces[key].to(flat))
+
+        return on_flat(change)
