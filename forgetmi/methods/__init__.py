@@ -16,6 +16,7 @@ METHODS = Registry(
         "boundary_expand": "forgetmi.methods.boundary_expand:BoundaryExpand",
         "boundary_shrink": "forgetmi.methods.boundary_shrink:BoundaryShrink",
         "cf_k": "forgetmi.methods.last_layers:CFk",
+        "chip": "forgetmi.methods.chip:CHIP",
         "delete": "forgetmi.methods.delete:Delete",
         "eu_k": "forgetmi.methods.last_layers:EUk",
         "fine_tune": "forgetmi.methods.fine_tune:FineTune",

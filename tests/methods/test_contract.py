@@ -42,9 +42,10 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 BY_CLASS = {"unsir"}  # methods for requests that name a whole class
 NO_DRAWS: set[str] = {
-    "ssd",
+    "chip",
     "influence",
     "sisa",
+    "ssd",
 }  # methods in which nothing is drawn: other seeds give the same weights
 
 
