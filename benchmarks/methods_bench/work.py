@@ -117,7 +117,8 @@ class Group:
         self.folder = plan.folder(place.setup.name, share)
         self.own = self.folder / f"seed-{seed}"
         self.parts = self.request.parts()
-        self.basis = [place.setup.name, place.setup.describe(), share, seed, plan.device.split(":")[0]]
+        facts = [place.setup.describe(), describe(place.dataset)]
+        self.basis = [place.setup.name, facts, share, seed, plan.device.split(":")[0]]
         self.original = self._original()
         self.retrained = [self._retrained(index) for index in range(plan.retrains)]
         self.depends = [self.basis, self.original_cell["sha256"], [r.sha256 for r in self.retrained]]
