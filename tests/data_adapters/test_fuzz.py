@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import signal
 from contextlib import contextmanager
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -17,8 +19,10 @@ from forgetmi.data_adapters import load_dataset
 from forgetmi.errors import ConfigError, DataError, RequestError
 from forgetmi.records import Record, RecordDataset
 from forgetmi.requests import read_request, resolve
-from tests.data_adapters.factories import FACTORIES
+from tests.data_adapters.dicom_files import slices
+from tests.data_adapters.factories import FACTORIES, Source
 from tests.data_adapters.fuzzing import mutate
+from tests.data_adapters.omop_files import write_parquet, write_sqlite
 from tests.data_adapters.test_contract import content
 
 FEW, MANY, SECONDS = 15, 1000, 20
@@ -27,6 +31,47 @@ NO_FILE = (
     *("more than one split", "occur more than once", "holds no record", "too few", "no patient of", "several sources"),
     *("in no file", "have several records for one", "different studies", "none of the", "people have"),
 )
+
+
+def manifest_parquet(folder):
+    source = FACTORIES["manifest"](folder)
+    pd.read_csv(folder / "m.csv", dtype=str).to_parquet(folder / "m.parquet")
+    (folder / "m.csv").unlink()
+    return Source({**source.options, "path": folder / "m.parquet"}, folder, source.breakable)
+
+
+def omop_parquet(folder):
+    write_parquet(folder)
+    return Source({"root": folder}, folder, folder)
+
+
+def omop_database(folder):
+    path = write_sqlite(folder / "cdm.db")
+    return Source({"root": path}, folder, path)
+
+
+def fhir_zipped(folder):
+    source = FACTORIES["fhir"](folder)
+    for path in sorted(folder.glob("*.ndjson")):
+        path.with_name(f"{path.name}.gz").write_bytes(gzip.compress(path.read_bytes(), mtime=0))
+        path.unlink()
+    return source
+
+
+def dicom_volume(folder):
+    slices(folder, [0, 1, 2], series="5")
+    slices(folder, [3, 5, 7], series="6", patient="2", study="2")
+    return Source({"root": folder, "unit": "volume"}, folder, folder)
+
+
+# Format to (adapter, what writes a source): the adapters' own small sources, and other forms of some of them.
+FORMATS = {name: (name, make) for name, make in FACTORIES.items()} | {
+    "manifest, Parquet": ("manifest", manifest_parquet),
+    "omop, Parquet": ("omop", omop_parquet),
+    "omop, SQLite": ("omop", omop_database),
+    "fhir, gz": ("fhir", fhir_zipped),
+    "dicom, volumes": ("dicom", dicom_volume),
+}
 
 
 class Hang(BaseException):
@@ -57,13 +102,14 @@ def fuzz(many):
     )
 
 
-def check_source(name, folder, many):
+def check_source(form, folder, many):
     folder.mkdir()
-    source = FACTORIES[name](folder)
+    name, make = FORMATS[form]
+    source = make(folder)
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     originals = {path: path.read_bytes() for path in files}
     known = {r.sample_id: (r.study_id, r.patient_id) for r in load_dataset(name, source.options)}
-    tables = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".gz", ".tgz", ".txt")
+    tables = (".csv", ".tsv", ".json", ".jsonl", ".ndjson", ".xml", ".gz", ".tgz", ".txt", ".parquet", ".db")
 
     @fuzz(many)
     @given(st.randoms(use_true_random=True))
@@ -104,15 +150,15 @@ def check_source(name, folder, many):
     one()
 
 
-@pytest.mark.parametrize("name", sorted(FACTORIES))
-def test_a_few_broken_files_of_each_format(name, tmp_path):
-    check_source(name, tmp_path / "source", many=False)
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_a_few_broken_files_of_each_format(form, tmp_path):
+    check_source(form, tmp_path / "source", many=False)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", sorted(FACTORIES))
-def test_a_thousand_broken_files_of_each_format(name, tmp_path):
-    check_source(name, tmp_path / "source", many=True)
+@pytest.mark.parametrize("form", sorted(FORMATS))
+def test_a_thousand_broken_files_of_each_format(form, tmp_path):
+    check_source(form, tmp_path / "source", many=True)
 
 
 # ---- requests
