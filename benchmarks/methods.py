@@ -70,34 +70,35 @@ def main(given: Sequence[str] | None = None) -> int:
     )
     out = args.out or (args.work if args.quick else HERE / "results")
     workers = args.workers or (1 if args.device.startswith("cuda") else len(os.sched_getaffinity(0)))
+    broken: list[str] = []
     for group in [] if args.only_collect else groups(plan, args.datasets):
-        _round(plan, group, workers)
+        broken += _round(plan, group, workers)
         write(plan, args, out)
     write(plan, args, out)
-    return 0
+    for name in broken:
+        print(f"not measured, for it broke: {name}", file=sys.stderr)
+    return int(bool(broken))
 
 
-def _round(plan: Any, group: list[tuple[str, float, int]], workers: int) -> None:
+def _round(plan: Any, group: list[tuple[str, float, int]], workers: int) -> list[str]:
     if workers == 1 or len(group) == 1:
-        for item in group:
-            one(plan, *item)
-        return
+        return [name for item in group for name in one(plan, *item)]
     # Each worker has its own cells, so that nothing but the processor is shared.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(group)), mp_context=context) as pool:
-        for future in [pool.submit(one, plan, *item) for item in group]:
-            future.result()
+        futures = [pool.submit(one, plan, *item) for item in group]
+        return [name for future in futures for name in future.result()]
 
 
-def one(plan: Any, dataset: str, share: float, seed: int) -> None:
-    """One request's cells, in one thread: these models are too small for more."""
+def one(plan: Any, dataset: str, share: float, seed: int) -> list[str]:
+    """One request's cells, in one thread: these models are too small for more. Returns what broke."""
     import torch
     from methods_bench.work import run_group
 
     logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("methods_bench").setLevel(logging.INFO)
     torch.set_num_threads(1)
-    run_group(plan, dataset, share, seed)
+    return run_group(plan, dataset, share, seed)
 
 
 def command(args: argparse.Namespace) -> str:

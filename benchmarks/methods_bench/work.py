@@ -88,16 +88,24 @@ def open_place(setup: Setup, plan: Plan) -> tuple[Workplace | None, Cell]:
     return place, {"status": "measured", **describe(place.dataset)}
 
 
-def run_group(plan: Plan, dataset: str, share: float, seed: int) -> None:
-    """Every cell of one request."""
+def run_group(plan: Plan, dataset: str, share: float, seed: int) -> list[str]:
+    """Every cell of one request. Returns the methods that broke with an error that is none of ours: bugs, whose cells
+    are missing, and which must not cost the other methods theirs.
+    """
     place, about = open_place(SETUPS[dataset], plan)
     write_json(plan.work / dataset / "about.json", about)
     if place is None:
         logger.info("%s: left out: %s", dataset, about["reason"])
-        return
+        return []
     group = Group(plan, place, share, seed)
+    broken = []
     for method in plan.methods:
-        group.method(method)
+        try:
+            group.method(method)
+        except Exception:
+            logger.exception("%s, seed %d: %s broke", dataset, seed, method)
+            broken.append(f"{method} on {dataset}, seed {seed}")
+    return broken
 
 
 class Group:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -172,6 +173,27 @@ def test_what_is_done_is_kept_and_what_is_missing_is_made_again_alike(bench, run
     assert calls == ["unlearn"]
     old, new = json.loads(before[lost]), json.loads(lost.read_text())
     assert old["figures"] == new["figures"] and old["gap"] == new["gap"] and old["fingerprint"] == new["fingerprint"]
+
+
+def test_a_method_with_a_bug_costs_the_others_nothing_and_ends_in_an_error(bench, run, tmp_path, monkeypatch, capsys):
+    from methods_bench.models import Request
+
+    shutil.copytree(run / "work", tmp_path / "work")
+    for path in (tmp_path / "work").rglob("seed-1/*.json"):
+        if path.stem in METHODS_RUN:
+            path.unlink()
+    real = Request.unlearn
+
+    def breaks(self, original, method, *given, **more):
+        if method == "fine_tune":
+            raise ZeroDivisionError
+        return real(self, original, method, *given, **more)
+
+    monkeypatch.setattr(Request, "unlearn", breaks)
+    assert bench.main(command(tmp_path)) == 1
+    assert "broke: fine_tune on made_up, seed 1" in capsys.readouterr().err
+    rows = {r["method"]: r for r in results(tmp_path)[0]["rows"]}
+    assert (rows["fine_tune"]["done"], rows["ssd"]["done"]) == (1, 2)
 
 
 def test_cells_of_other_retrained_models_are_not_mixed_in(bench, run, tmp_path):
