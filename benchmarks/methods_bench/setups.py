@@ -17,7 +17,7 @@ from forgetmi.models import MODELS
 from forgetmi.partition import Partition
 from forgetmi.records import RecordDataset
 from forgetmi.requests import ForgetRequest, resolve
-from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.tasks import Task, build_task
 from forgetmi.training.options import FitOptions
 from forgetmi.training.seeds import numpy_generator
 from methods_bench import sources
@@ -77,13 +77,14 @@ class Workplace:
         values = {n: [v for i in train if (v := self.dataset[i].value(n)) is not None] for n in setup.inputs}
         self.modalities = {n: item.build(values[n] if item.learns else ()) for n, item in setup.inputs.items()}
         self.loader = Loader(self.dataset, self.modalities)
-        self.task = ClassificationTask(len(self.dataset.classes))
+        self.n_classes = len(self.dataset.classes)
+        self.task: Task = build_task("classification", {"n_classes": self.n_classes})
 
     @cached_property
     def model_settings(self) -> dict[str, Any]:
         """From which every model of this data set is built."""
         given = {**self.setup.model, "encoders": {n: dict(e) for n, e in self.setup.encoders.items()}}
-        return ModelConfig(self.setup.inputs, settings=given).complete(self.modalities, self.task.n_classes)
+        return ModelConfig(self.setup.inputs, settings=given).complete(self.modalities, self.n_classes)
 
     def fresh_model(self, seed: int) -> nn.Module:
         """An untrained model."""

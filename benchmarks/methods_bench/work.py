@@ -119,7 +119,7 @@ class Group:
     """
 
     def __init__(self, plan: Plan, place: Workplace, share: float, seed: int) -> None:
-        self.plan, self.place = plan, place
+        self.plan, self.place, self.share = plan, place, share
         self.request = Request(place, share, seed, plan.device)
         self.tuning_seed = plan.seeds[0]
         self.folder = plan.folder(place.setup.name, share)
@@ -151,15 +151,12 @@ class Group:
         Other seeds find those of the first; they make it, from the first seed's request, if they come first.
         """
         path = self.folder / "tuning" / f"{name}.json"
-        group = self if self.request.seed == self.tuning_seed else None
         depends = [*self.basis[:3], self.tuning_seed, self.basis[4], name, candidates(name, self.place.setup.recipe)]
 
         def make() -> Cell:
             logger.info("%s: choosing settings of %s", self.place.setup.name, name)
-            if group is not None:
-                return tune(self.request, self.model, name)
-            share = float(self.basis[2])
-            first = Group(self.plan, self.place, share, self.tuning_seed)
+            own = self.request.seed == self.tuning_seed
+            first = self if own else Group(self.plan, self.place, self.share, self.tuning_seed)
             return tune(first.request, first.model, name)
 
         return cached(path, depends, make)
@@ -207,15 +204,16 @@ class Group:
 
     def _controls(self) -> None:
         """Models whose answer is known: the original, and each retrained one among the others."""
-        others = [r.measurement for r in self.retrained]
-        compared: dict[str, Callable[[], Cell]] = {
-            "original": lambda: compare(self.original, self.original, others, self.parts)
-        }
-        for i, one in enumerate(others if len(others) > 2 else []):
-            rest = others[:i] + others[i + 1 :]
-            compared[f"held-out-{i}"] = lambda one=one, rest=rest: compare(self.original, one, rest, self.parts)
-        for name, make in compared.items():
-            cached(self.own / f"control-{name}.json", self.depends, lambda make=make: {"group": self.mark, **make()})
+        models = [r.measurement for r in self.retrained]
+        self._control("original", self.original, models)
+        for i, one in enumerate(models if len(models) > 2 else []):
+            self._control(f"held-out-{i}", one, models[:i] + models[i + 1 :])
+
+    def _control(self, name: str, model: Measurement, others: Sequence[Measurement]) -> None:
+        def make() -> Cell:
+            return {"group": self.mark, **compare(self.original, model, others, self.parts)}
+
+        cached(self.own / f"control-{name}.json", self.depends, make)
 
     def _keep(self, name: str, model: nn.Module) -> Cell:
         """Store a model's scores, from which its figures are computed."""
@@ -234,7 +232,7 @@ class Group:
         return scores
 
     def _measure(self, role: str, scores: Scores, index: int = 0) -> Measurement:
-        return measured_model(as_scores(role, scores, index=index), self.parts, self.place.task.n_classes)
+        return measured_model(as_scores(role, scores, index=index), self.parts, self.place.n_classes)
 
 
 @dataclass(frozen=True)
