@@ -66,7 +66,9 @@ class Influence:
         model = job.copy_of_original()
         weights = trainable(model)
         drawn = numpy_generator(job.seed, self.name, "samples").permutation(job.partition.retain)
-        chosen = drawn[: self.samples].tolist()
+        chosen = sorted(
+            drawn[: self.samples].tolist()
+        )  # where all are taken the seed changes nothing, not even rounding
         self._check_memory(job, sum(weight.numel() for weight in weights.values()), len(chosen))
         rows = self._rows(job, model, chosen)
         # With true targets the rows are gradients of the loss, and these records need not be asked again.

@@ -119,7 +119,7 @@ def test_forget_records_become_less_certain(name):
     case = classifier_case()
     plan = ShuffledPlan(case.loader, case.partition.train, batch_size=8, seed=0)
     objective = task_objective(case.task, "records")
-    case.job().trainer.fit(case.model, plan, objective, FitOptions(epochs=15, lr=1e-2), seed=0)
+    case.job().trainer.fit(case.model, plan, objective, FitOptions(epochs=8, lr=1e-2), seed=0)
     batch = case.loader.batch(case.partition.forget)
     model = build_method(name, {"fit": {**FIT, "epochs": 10}}).unlearn(case.job())
     with torch.no_grad():

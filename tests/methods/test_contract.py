@@ -113,8 +113,9 @@ def test_train_mode_of_the_original_is_found_again(name, case):
     assert unlearned.training
 
 
-@pytest.mark.parametrize("kill_after", [1, 3])
-def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch, kill_after):
+def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch):
+    """In the middle of an epoch, and in a later one."""
+    kill_after = 3 if case.kind == "classification" else 1
     if name != "retrain" and not has_fit(name):
         pytest.skip(f"{name} takes no steps that could be resumed")
     method = method_for(name, case, **({} if name == "retrain" else {"fit": fast_fit(name, checkpoint_every=1)}))
