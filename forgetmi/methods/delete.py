@@ -23,7 +23,8 @@ class Delete:
     The frozen original's probabilities, with the true class's set to zero and the others scaled to sum 1, are the
     target: what the model thinks of a forget record apart from its label stays. The retain set is not used.
 
-    Our reading: for language models the same at each answer token; BatchNorm statistics are frozen. Independent labels
+    Published for whole classes, whose records all lose that class. Our reading: any records, each its own true class;
+    for language models the same at each answer token; BatchNorm statistics are frozen. Independent labels
     (multilabel) are refused: without the true value only its opposite is left.
 
     Attributes:
