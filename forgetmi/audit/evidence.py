@@ -99,7 +99,7 @@ def _check_models(original: ModelScores, unlearned: ModelScores, retrained: Sequ
         raise AuditError(
             f"{len(retrained)} retrained models: without two of them there is no range to compare with",
             expected=f"at least 2, better {RECOMMENDED_RETRAINED}",
-            fix="set audit.n_retrained, or give retrained models from elsewhere",
+            fix="set audit.retrains, or give retrained models from elsewhere",
         )
 
 
@@ -131,6 +131,11 @@ def _cautions(
     cautions, n = [], len(retrained)
     if original.weights_sha256 == unlearned.weights_sha256:
         cautions.append("The unlearned model has the original's weights: nothing was changed.")
+    if unclear := controls["n_held_out"] - controls["n_passed"] - controls["n_failed"]:
+        cautions.append(
+            f"{unclear} of {n} retrained models are inconclusive by the same rule when each is judged against the "
+            "others: with this many people it does not recognise every model that never saw the patients."
+        )
     if controls["n_failed"]:
         consequence = "so a fail may be a false alarm" if verdict.decision == "fail" else "so the rule is strict here"
         cautions.append(

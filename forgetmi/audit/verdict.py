@@ -47,7 +47,8 @@ class Verdict:
             models'. Where it does not, nothing could have been detected.
         detectable_auc: the smallest headline AUC that an audit of this many patients would tell from the retrained
             range in 8 of 10 cases, or ``None`` where not even a perfect attack would be.
-        largest_unnoticed_auc: up to this headline AUC the candidate would have counted as inside.
+        largest_unnoticed_auc: a headline AUC up to this one, with an interval as wide, would not stand in the way of a
+            pass.
     """
 
     decision: Decision
@@ -195,7 +196,7 @@ def _doubts(
 
 
 def _limits(headline: Criterion, n_forget: int, n_test: int, level: float) -> tuple[float | None, float | None]:
-    """(detectable AUC, largest AUC that would have counted as inside)."""
+    """(detectable AUC, the largest AUC that would not stand in the way of a pass)."""
     if headline.range is None:
         return None, None
     highest = headline.range[1]
@@ -206,4 +207,6 @@ def _limits(headline: Criterion, n_forget: int, n_test: int, level: float) -> tu
     unnoticed = None
     if candidate.value is not None and candidate.interval.low is not None:
         unnoticed = min(1.0, highest + candidate.value - candidate.interval.low)
+        if headline.original.value is not None and candidate.interval.high is not None:  # step 4 of the rule
+            unnoticed = min(unnoticed, headline.original.value - (candidate.interval.high - candidate.value))
     return (detectable if detectable < 1.0 else None), unnoticed

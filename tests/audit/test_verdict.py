@@ -172,10 +172,18 @@ def test_usefulness_is_lost_below_the_margin_and_the_retrained_range(test, retra
 
 def test_the_limits_of_what_could_be_seen():
     result = verdict(figures())
-    assert result.largest_unnoticed_auc == pytest.approx(0.54 + 0.1)
+    assert result.largest_unnoticed_auc == pytest.approx(0.70 - 0.1)  # step 4; step 1 would allow 0.54 + 0.1
+    assert verdict(figures(original=0.80)).largest_unnoticed_auc == pytest.approx(0.54 + 0.1)
     # (1.95996 + 0.84162) * sqrt(631 / (12 * 30 * 600)) = 0.15142
     assert result.detectable_auc == pytest.approx(0.54 + 0.15142, abs=1e-4)
     assert verdict(figures(), n_forget=3).detectable_auc is None
+
+
+@pytest.mark.parametrize(("original", "beyond"), [(0.70, "inconclusive"), (0.80, "fail")])
+def test_up_to_the_stated_limit_it_passes_and_beyond_it_does_not(original, beyond):
+    limit = verdict(figures(original=original)).largest_unnoticed_auc
+    assert verdict(figures(original=original, auc=limit - 1e-6)).decision == "pass"
+    assert verdict(figures(original=original, auc=limit + 1e-6)).decision == beyond
 
 
 def test_exactly_one_headline():
