@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -41,10 +42,12 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
 
 
 def _cannot_write(path: Path, error: OSError) -> ForgetMIError:
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    todo = "free some space" if full else "check the folder and its permissions"
     return ForgetMIError(
         f"cannot write {path.name}: {error.strerror or error}",
         where=str(path.parent),
-        fix="free some space or choose another run folder; what stood there before is untouched",
+        fix=f"{todo}, or choose another one; what stood there before is untouched",
     )
 
 

@@ -28,6 +28,26 @@ def full(*args, **options):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.parametrize(
+    ("number", "todo"),
+    [
+        (errno.ENOSPC, "free some space"),
+        (errno.EDQUOT, "free some space"),
+        (errno.EACCES, "check the folder and its permissions"),
+        (errno.EROFS, "check the folder and its permissions"),
+    ],
+)
+def test_what_to_do_fits_what_went_wrong(path, monkeypatch, number, todo):
+    def refused(*args, **options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "replace", refused)
+    with pytest.raises(ForgetMIError) as caught:
+        write_text(path, "new")
+    assert caught.value.fix.startswith(todo)
+    assert untouched(path)
+
+
 @pytest.mark.parametrize("call", ["fsync", "replace"])
 def test_a_full_disk(path, monkeypatch, call):
     monkeypatch.setattr(os, call, full)
