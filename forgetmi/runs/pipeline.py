@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from forgetmi.config import Config, load_config
+from forgetmi.errors import ConfigError
 from forgetmi.pseudonyms import patient_hasher
 from forgetmi.runs import stages
 from forgetmi.runs.folder import RunFolder
@@ -71,6 +72,7 @@ def run(
     Raises:
         ForgetMIError: of the kind that says what is wrong: the config, the data, the request, training, the audit.
     """
+    _refuse_launcher()
     checked = config if isinstance(config, Config) else load_config(config, overrides)
     with _threads(checked.run.threads):
         settings = resolved(checked, patient_hasher(site_key(checked)))
@@ -81,6 +83,18 @@ def run(
             with logged_to(folder.log):
                 logger.info("%s", first_line(prepared))
                 return _stages(prepared, folder, until, audit_again)
+
+
+def _refuse_launcher() -> None:
+    """A run is one process: several would write the same models and markers at the same time."""
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if processes.strip() not in ("", "0", "1"):
+        raise ConfigError(
+            [f"a run was started {processes} times over, by torchrun or accelerate launch, for one run folder"],
+            where="WORLD_SIZE in the environment",
+            fix="start it once, without a launcher. audit.workers makes retrained models side by side; a single fit "
+            "runs on several devices through forgetmi.training.trainer.Trainer, from Python under torchrun",
+        )
 
 
 def first_line(prepared: Prepared) -> str:

@@ -18,6 +18,9 @@ from forgetmi.training.progress import Progress
 
 logger = logging.getLogger("forgetmi")
 
+LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+"""What ``torchrun`` and ``accelerate launch`` tell their processes of one another."""
+
 
 def retrain_in_processes(config: Config, folder: RunFolder, indices: Sequence[int], workers: int) -> None:
     """Make retrained models in ``workers`` processes; each prepares the data once and takes every ``workers``-th model.
@@ -30,13 +33,15 @@ def retrain_in_processes(config: Config, folder: RunFolder, indices: Sequence[in
     """
     logger.info("retrained: %d models, %d at a time", len(indices), workers)
     threads = config.run.threads or max(1, (os.cpu_count() or 1) // workers)
-    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # Each of them stands alone, also where this process was told that it is one of a launcher's.
+    environment = {name: value for name, value in os.environ.items() if name not in LAUNCHER}
+    environment["OMP_NUM_THREADS"] = str(threads)
     before = {index: folder.done(f"retrained-{index}") for index in indices}
     processes: list[subprocess.Popen[bytes]] = []
     bar = Progress(len(indices), "retrained models", enabled=folder.progress)
     try:
         for k in range(workers):
-            order = (config, folder.path, folder.resume, list(indices[k::workers]), threads)
+            order = (config, folder.path, folder.resume, list(indices[k::workers]), threads, workers)
             process = subprocess.Popen(
                 [sys.executable, "-P", "-m", "forgetmi.runs.worker"], stdin=subprocess.PIPE, env=environment
             )
@@ -76,13 +81,13 @@ def _main() -> None:
 
     private_files()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(143))  # so that half-written files are removed
-    config, path, resume, indices, threads = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own parent
+    config, path, resume, indices, threads, workers = pickle.load(sys.stdin.buffer)  # noqa: S301 - written by our own parent
     torch.set_num_threads(threads)
     try:
         prepared = prepare(config)
         folder = RunFolder(path, resume=resume, progress=False)
         for index in indices:
-            retrain_one(prepared, folder, index)
+            retrain_one(prepared, folder, index, at_a_time=workers)
     except KeyboardInterrupt:
         sys.exit(130)  # the parent was interrupted too, and says so
     except ForgetMIError as error:
