@@ -25,7 +25,8 @@ def train_tokenizer(
     """A tokenizer whose vocabulary comes from the texts; the same texts in any order give the same one.
 
     Train it on the training split only. A vocabulary is learned from its texts and is not unlearned with a model: a
-    word that only one patient's report has stays in it unless ``min_frequency`` keeps it out.
+    word that only one patient's report has stays in it unless ``min_frequency`` keeps it out. Digits are split from one
+    another, so that no number (a record number, a telephone number, a date) is ever in it.
 
     Args:
         texts: the texts.
@@ -54,7 +55,10 @@ def train_tokenizer(
 
     # The same words in any order must give the same vocabulary; the trainer counts in the order given.
     ordered = sorted(texts)
-    normalizer, splitter = normalizers.BertNormalizer(lowercase=lowercase), pre_tokenizers.BertPreTokenizer()
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    splitter = pre_tokenizers.Sequence(
+        [pre_tokenizers.BertPreTokenizer(), pre_tokenizers.Digits(individual_digits=True)]
+    )
     tokenizer = Tokenizer(_model(model, []))
     tokenizer.normalizer, tokenizer.pre_tokenizer = normalizer, splitter
     first = list(SPECIAL_TOKENS)

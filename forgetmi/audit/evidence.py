@@ -70,7 +70,7 @@ def build_evidence(
         "comparison": comparison.compare(first, second, others),
         "likeness": comparison.likeness(first, second, others, parts, options, seed),
         "tug_of_war": comparison.tugs(first, second, others, options.headline),
-        "time": comparison.time_against_retraining(second, others),
+        "time": comparison.time_against_retraining(first, second, others),
         "attacks": {name: _definition(first, name) for name in options.attacks},
         "models": {
             "original": _model(first),

@@ -242,7 +242,8 @@ class TimeEvidence(Document):
 
     unlearned_seconds: Seconds | None
     retrained_seconds: list[Seconds | None]
-    retrained_mean_seconds: Seconds | None
+    compared_with: Literal["retrained", "original"] | None
+    compared_seconds: Seconds | None
     share_of_retraining: float | None
     reason: str | None
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from forgetmi.audit.schema import validate_document
+from forgetmi.audit.wording import number
 from forgetmi.errors import AuditError
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ def written(value: Any, form: str) -> str:
     if form == "text" and isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {written(item, form)}" for name, item in value.items()) + "}"
     if form == "number":
-        return (f"{value:.3f}" if abs(value) < 100 else f"{value:.1f}").replace("-", "\u2212")
+        return (number(value) if abs(value) < 100 else f"{value:.1f}").replace("-", "\u2212")
     return str(value)
 
 
@@ -158,19 +159,19 @@ def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
     for criterion in evidence["criteria"].values():
         own, first = criterion["unlearned"], criterion["original"]
         low, high = criterion["retrained_low"], criterion["retrained_high"]
-        interval = "" if own["low"] is None else f" ({own['low']:.3f} to {own['high']:.3f})"
+        interval = "" if own["low"] is None else f" ({number(own['low'])} to {number(own['high'])})"
         table.add_row(
             Text(criterion["label"]),
-            "–" if first["value"] is None else f"{first['value']:.3f}",
-            "–" if own["value"] is None else f"{own['value']:.3f}{interval}",
-            "–" if low is None else f"{low:.3f} to {high:.3f}",
+            "–" if first["value"] is None else number(first["value"]),
+            "–" if own["value"] is None else f"{number(own['value'])}{interval}",
+            "–" if low is None else f"{number(low)} to {number(high)}",
             position_words(criterion),
         )
     test_ce = evidence["comparison"]["test_cross_entropy"]
     table.add_row(
         Text("beside them: CE on the test records"),
-        *(f"{test_ce[role]['value']:.3f}" for role in ("original", "unlearned")),
-        f"{test_ce['retrained']['low']:.3f} to {test_ce['retrained']['high']:.3f}",
+        *(number(test_ce[role]["value"]) for role in ("original", "unlearned")),
+        f"{number(test_ce['retrained']['low'])} to {number(test_ce['retrained']['high'])}",
         "",
     )
     mark, word = DECISIONS[verdict["decision"]]

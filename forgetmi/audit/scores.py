@@ -70,6 +70,7 @@ class ModelScores:
         parts: part to ``{"nll": [N], "logits": [N, C]}``, for forget, retain, validation and test.
         weights_sha256: hash of the weights.
         seconds: of training (unlearned: of unlearning), or ``None`` where it was not measured.
+        alone: whether it had the machine to itself meanwhile.
         peak_memory_mb: the same of memory.
     """
 
@@ -78,6 +79,7 @@ class ModelScores:
     weights_sha256: str
     index: int = 0
     seconds: float | None = None
+    alone: bool = True
     peak_memory_mb: float | None = None
 
     @property

@@ -15,6 +15,7 @@ from scipy import stats
 from forgetmi.audit import wording
 from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning
 from forgetmi.audit.options import AuditOptions
+from forgetmi.audit.wording import number
 from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Position
 from forgetmi.metrics.intervals import null_auc_sd
@@ -123,8 +124,8 @@ def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
         return None
     meaning = _OUTSIDE[criterion.kind, position]
     compared = (
-        f"{criterion.label} is {candidate.value:.3f} ({wording.interval(candidate)}), {position} the retrained models "
-        f"({wording.range_of(criterion.range)})"
+        f"{criterion.label} is {number(candidate.value)} ({wording.interval(candidate)}), {position} the retrained "
+        f"models ({wording.range_of(criterion.range)})"
     )
     return Finding(criterion.key, meaning, f"{wording.PLAIN[meaning]}: {compared}.")
 
@@ -135,9 +136,9 @@ def _utility(criterion: Criterion, value: float, scope: tuple[float, float], opt
     if before is None or before - value <= options.utility_margin or value >= scope[0]:
         return None
     compared = (
-        f"{criterion.label} is {value:.3f} ({wording.interval(criterion.candidate)}), {before - value:.3f} lower than "
-        f"the original's {before:.3f} (tolerated: {options.utility_margin:g}) and lower than the retrained models' "
-        f"({wording.range_of(scope)})"
+        f"{criterion.label} is {number(value)} ({wording.interval(criterion.candidate)}), {number(before - value)} "
+        f"lower than the original's {number(before)} (tolerated: {options.utility_margin:g}) and lower than the retrained "
+        f"models' ({wording.range_of(scope)})"
     )
     if criterion.position(criterion.candidate) == "below":
         return Finding(criterion.key, "utility_lost", f"{wording.PLAIN['utility_lost']}: {compared}.")
@@ -180,7 +181,7 @@ def _doubts(
     if headline.position(original) != "above":
         doubts.append(
             f"Nothing could have been detected: already the original's {headline.label} of "
-            f"{original.value:.3f} ({wording.interval(original)}) is not above the retrained models "
+            f"{number(original.value)} ({wording.interval(original)}) is not above the retrained models "
             f"({wording.range_of(scope)})."
         )
     elif (
@@ -190,7 +191,7 @@ def _doubts(
     ):
         doubts.append(
             f"Too imprecise to tell: the interval of the {headline.label} ({wording.interval(candidate)}) reaches "
-            f"the retrained models ({wording.range_of(scope)}) and also the original's {original.value:.3f}."
+            f"the retrained models ({wording.range_of(scope)}) and also the original's {number(original.value)}."
         )
     return doubts
 

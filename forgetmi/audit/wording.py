@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning, Reading
@@ -96,15 +97,24 @@ def summary(decision: Decision, outside: Sequence[Finding], informative: bool) -
     return text[0].upper() + text[1:] + "." + addition
 
 
+def number(value: float) -> str:
+    """Three places, or two significant digits of what would come out as nearly 0."""
+    if value == 0 or not math.isfinite(value) or abs(value) >= 0.01:
+        return f"{value:.3f}"
+    return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
+
+
 def interval(reading: Reading) -> str:
     """``95 % interval 0.445 to 0.659``."""
     low, high = reading.interval.low, reading.interval.high
-    return "no interval" if low is None else f"{100 * reading.interval.level:.4g} % interval {low:.3f} to {high:.3f}"
+    if low is None or high is None:
+        return "no interval"
+    return f"{100 * reading.interval.level:.4g} % interval {number(low)} to {number(high)}"
 
 
 def shown(reading: Reading) -> str:
     """A value with its interval."""
-    return "not known" if reading.value is None else f"{reading.value:.3f} ({interval(reading)})"
+    return "not known" if reading.value is None else f"{number(reading.value)} ({interval(reading)})"
 
 
 def scope_of(criterion: Criterion) -> str:
@@ -114,4 +124,4 @@ def scope_of(criterion: Criterion) -> str:
 
 def range_of(scope: tuple[float, float]) -> str:
     """``0.512 to 0.565``."""
-    return f"{scope[0]:.3f} to {scope[1]:.3f}"
+    return f"{number(scope[0])} to {number(scope[1])}"

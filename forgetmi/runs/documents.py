@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from forgetmi.audit.schema import validate_document
-from forgetmi.runs.folder import Done, RunFolder
+from forgetmi.runs.folder import Done, RunFolder, timed
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import redacted_given, resolved, without_folders, without_ids
 
@@ -96,7 +96,7 @@ def _model(name: str, done: Done) -> dict[str, Any]:
     made_here = done.facts["made_here"]
     return {
         "weights_sha256": done.facts["weights_sha256"],
-        "seconds": done.seconds if made_here else None,
+        "seconds": timed(done),
         "path": f"models/{name}",
         "seed": done.facts["seed"] if made_here else None,
         "n_parameters": done.facts["n_parameters"],

@@ -45,6 +45,11 @@ class Done:
     facts: Mapping[str, Any]
 
 
+def timed(done: Done) -> float | None:
+    """Seconds that a stage took, or ``None`` where they are not those of the whole work: given, or resumed."""
+    return done.seconds if done.facts.get("made_here", True) and done.facts.get("whole", True) else None
+
+
 class RunFolder:
     """``run.json``, ``evidence.json``, ``report.html``, ``model_card.md``, ``config.yaml``, ``log.jsonl``,
     ``models/{original,unlearned,retrained-0,...}``, ``checkpoints/`` while a stage runs, and ``stages/``, one marker a

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from forgetmi.config import Config
+
+_PATH = re.compile(r"^[/\\~]|^[A-Za-z]:[/\\]|\S[/\\]\S")
 
 # What changes how a run is carried out, and not what comes out of it.
 _CARRYING_OUT = {"run": ("folder", "device", "num_workers", "threads", "cache", "key_file"), "audit": ("workers",)}
@@ -69,13 +72,17 @@ def without_ids(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def without_folders(value: Any) -> Any:
-    """The value with every path reduced to its last part: folders tell of people and machines."""
+    """The value with every path reduced to its last part: folders tell of people and machines.
+
+    A path is what begins like one or has a separator within it, ``Dr Smith/records.csv`` too. What people wrote about
+    the case is prose, and stays.
+    """
     if isinstance(value, Mapping):
-        return {key: without_folders(item) for key, item in value.items()}
+        return {key: item if key == "case" else without_folders(item) for key, item in value.items()}
     if isinstance(value, list):
         return [without_folders(item) for item in value]
-    if isinstance(value, str) and "/" in value and " " not in value:
-        return Path(value).name
+    if isinstance(value, str) and _PATH.search(value):
+        return PureWindowsPath(value).name  # which knows both separators
     return value
 
 

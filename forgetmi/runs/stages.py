@@ -13,16 +13,17 @@ from torch import nn
 
 from forgetmi.errors import AuditError, ConfigError, ModelError
 from forgetmi.files import write_json, write_text
-from forgetmi.methods.base import UnlearningJob
+from forgetmi.methods.base import UnlearningJob, check_job
 from forgetmi.methods.retrain import Retrain
 from forgetmi.models.persistence import load_model, save_model
 from forgetmi.partition import PARTS
-from forgetmi.runs.folder import Done, RunFolder, fingerprint
+from forgetmi.runs.folder import Done, RunFolder, fingerprint, timed
 from forgetmi.runs.measure import measured
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import resolved, result_settings
 from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.reference import Reference
+from forgetmi.training.runlog import RunLog
 from forgetmi.training.scoring import collect_signals
 from forgetmi.training.seeds import derive_seed
 from forgetmi.training.trainer import Trainer
@@ -69,6 +70,17 @@ def unlearn(prepared: Prepared, folder: RunFolder) -> Done:
     return _stage(prepared, folder, "unlearned", depends, seed, work)
 
 
+def check_method(prepared: Prepared, folder: RunFolder) -> None:
+    """Refuse now, and not when the original is trained, what the method cannot do: an untrained model stands in for it.
+
+    Raises:
+        MethodError: the method cannot do this job.
+        ConfigError: the device is not there.
+    """
+    trainer = _trainer(prepared, folder, None)
+    check_job(prepared.config.method, _job_of(prepared.fresh_model(0).to(trainer.device), prepared, trainer, 0))
+
+
 def unlearned_depends(prepared: Prepared, folder: RunFolder) -> list[Any]:
     """What the unlearned model depends on; the original must be there."""
     original = _facts(folder, "original")["weights_sha256"]
@@ -80,14 +92,18 @@ def retrained_seed(prepared: Prepared, index: int) -> int:
     return derive_seed(prepared.config.run.seed, "retrained", index) % 2**32
 
 
-def retrain_one(prepared: Prepared, folder: RunFolder, index: int) -> Done:
-    """One model that never saw the forget set, trained by the original's recipe with a seed of its own."""
+def retrain_one(prepared: Prepared, folder: RunFolder, index: int, *, at_a_time: int = 1) -> Done:
+    """One model that never saw the forget set, trained by the original's recipe with a seed of its own.
+
+    ``at_a_time``: how many processes share the machine; their times tell little about one that has it to itself.
+    """
     seed = retrained_seed(prepared, index)
 
     def work(trainer: Trainer) -> nn.Module:
         return Retrain().unlearn(_job(prepared, folder, trainer, seed))
 
-    return _stage(prepared, folder, f"retrained-{index}", retrained_depends(prepared, index), seed, work)
+    depends = retrained_depends(prepared, index)
+    return _stage(prepared, folder, f"retrained-{index}", depends, seed, work, at_a_time=at_a_time)
 
 
 def retrained_depends(prepared: Prepared, index: int) -> list[Any]:
@@ -190,6 +206,7 @@ def _stage(
     work: Callable[[Trainer], nn.Module],
     *,
     made_here: bool = True,
+    at_a_time: int = 1,
 ) -> Done:
     """Do a stage unless it is done; its model is stored before it is marked as done."""
     mark = fingerprint(*depends)
@@ -197,7 +214,9 @@ def _stage(
     if done is not None and done.fingerprint == mark and folder.model(name).is_dir():
         logger.info("%s: done already, kept", name)
         return done
-    trainer = _trainer(prepared, folder, folder.checkpoints(name, mark))
+    checkpoints = folder.checkpoints(name, mark)
+    whole = not any(checkpoints.glob("*.pt"))  # the time of a resumed stage is that of its rest
+    trainer = _trainer(prepared, folder, checkpoints)
     logger.info("%s: started", name)
     folder.log.event("stage_started", stage=name)
     with measured(trainer.device) as cost:
@@ -214,6 +233,8 @@ def _stage(
         "seed": seed,
         "n_parameters": sum(parameter.numel() for parameter in model.parameters()),
         "made_here": made_here,
+        "whole": whole,
+        "at_a_time": at_a_time,
     }
     done = Done(mark, cost.seconds, cost.peak_memory_mb, facts)
     folder.finish(name, done)
@@ -238,14 +259,20 @@ def _trainer(prepared: Prepared, folder: RunFolder, checkpoints: Path | None) ->
 
 def _job(prepared: Prepared, folder: RunFolder, trainer: Trainer, seed: int) -> UnlearningJob:
     original = load_model(folder.model("original")).model.to(trainer.device)
+    return _job_of(original, prepared, trainer, seed, folder.log)
+
+
+def _job_of(
+    model: nn.Module, prepared: Prepared, trainer: Trainer, seed: int, log: RunLog | None = None
+) -> UnlearningJob:
     return UnlearningJob(
-        model=original,
+        model=model,
         partition=prepared.partition,
         task=prepared.task,
         loader=prepared.loader,
         trainer=trainer,
         seed=seed,
-        reference=Reference(original, prepared.task, trainer.device, folder.log),
+        reference=Reference(model, prepared.task, trainer.device, log),
         fresh_model=prepared.fresh_model,
         recipe=prepared.config.training,
     )
@@ -315,7 +342,8 @@ def _scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.devi
         parts=parts,
         weights_sha256=done.facts["weights_sha256"],
         index=int(index or 0),
-        seconds=done.seconds if made_here else None,
+        seconds=timed(done),
+        alone=done.facts.get("at_a_time", 1) == 1,
         peak_memory_mb=done.peak_memory_mb if made_here else None,
     )
 

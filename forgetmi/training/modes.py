@@ -42,3 +42,8 @@ def set_fit_mode(model: nn.Module, mode: Literal["train", "frozen_batchnorm", "e
             weights = list(module.parameters(recurse=False))
             if mode == "frozen_batchnorm" or (weights and not any(weight.requires_grad for weight in weights)):
                 module.eval()
+
+
+def same_device(wanted: torch.device, given: torch.device) -> bool:
+    """Whether a tensor on ``given`` is where ``wanted`` says; ``cuda`` without an index is any CUDA device."""
+    return wanted.type == given.type and (wanted.index is None or wanted.index == (given.index or 0))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from forgetmi.batch import Batch
 from forgetmi.models.output import ModelOutput
 from forgetmi.tasks.base import Task
-from forgetmi.training.modes import scoring
+from forgetmi.training.modes import same_device, scoring
 from forgetmi.training.runlog import RunLog
 
 Key = tuple[int, tuple[bool, ...]]
@@ -33,7 +33,7 @@ class Reference:
     """
 
     def __init__(self, model: nn.Module, task: Task, device: torch.device, log: RunLog | None = None) -> None:
-        here = all(tensor.device == device for tensor in (*model.parameters(), *model.buffers()))
+        here = all(same_device(device, tensor.device) for tensor in (*model.parameters(), *model.buffers()))
         self.model = model if here else copy.deepcopy(model).to(device)
         self.task, self.device = task, device
         self._rows: dict[str, Tensor] = {}

@@ -23,7 +23,7 @@ from forgetmi.errors import ConfigError, TrainingError
 from forgetmi.models.weights import state_sha256
 from forgetmi.tasks.base import Task
 from forgetmi.training.checkpoints import CheckpointFile
-from forgetmi.training.modes import preserved_mode, set_fit_mode
+from forgetmi.training.modes import preserved_mode, same_device, set_fit_mode
 from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
 from forgetmi.training.plans import Plan, Step, split_step
 from forgetmi.training.progress import Progress
@@ -147,7 +147,7 @@ class Trainer:
         accelerator = _accelerator(device, precision)
         self.device: torch.device = accelerator.device
         problems = []
-        if device is not None and not _same_device(torch.device(device), self.device):
+        if device is not None and not same_device(torch.device(device), self.device):
             problems.append(f"device: {device} was asked for, and accelerate gives {self.device} on this machine")
         if precision == "fp16" and self.device.type == "cpu":
             problems.append("precision: fp16 needs a GPU; use bf16 or no on a CPU")
@@ -255,10 +255,6 @@ def _accelerator(device: str | None, precision: Precision) -> Accelerator:
     # A step need not use every weight: a head that no embedding loss reaches, an encoder whose modality is missing.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
     return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
-
-
-def _same_device(wanted: torch.device, given: torch.device) -> bool:
-    return wanted.type == given.type and (wanted.index is None or wanted.index == (given.index or 0))
 
 
 class _Fit:

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from forgetmi.attacks.membership import signals
+from forgetmi.audit.comparison import time_against_retraining
 from forgetmi.audit.evidence import build_evidence
 from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.pictures import reduced_roc
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
+from forgetmi.audit.wording import number
 from forgetmi.errors import AuditError
 from forgetmi.metrics.roc import auc, roc_curve, tpr_at_fpr
 from tests.audit.conftest import QUICK
@@ -120,6 +123,37 @@ def test_likeness_and_tug_of_war_by_hand(evidence, scores):
     )
     expected = mia * (1 - abs(own[1] - other[1])) * (1 - abs(own[2] - other[2]))
     assert evidence["tug_of_war"]["unlearned"]["tow_mia"]["values"][1] == pytest.approx(expected)
+
+
+def measured(role, seconds, alone=True):
+    return SimpleNamespace(scores=SimpleNamespace(role=role, seconds=seconds, alone=alone))
+
+
+@pytest.mark.parametrize(
+    ("retrained", "share", "basis"),
+    [
+        ([(20.0, True), (30.0, True)], 9 / 25, "retrained"),
+        ([(40.0, False), (20.0, True)], 9 / 20, "retrained"),  # two at a time take longer, and tell nothing
+        ([(40.0, False), (50.0, False)], 9 / 18, "original"),
+        ([(None, True), (20.0, True)], 9 / 20, "retrained"),  # a resumed one was measured in part
+        ([(None, True), (50.0, False)], 9 / 18, "original"),
+    ],
+)
+def test_time_is_compared_with_what_ran_alone_and_whole(retrained, share, basis):
+    others = [measured("retrained", *one) for one in retrained]
+    found = time_against_retraining(measured("original", 18.0), measured("unlearned", 9.0), others)
+    assert (found["share_of_retraining"], found["compared_with"]) == (pytest.approx(share), basis)
+    assert time_against_retraining(measured("original", None), measured("unlearned", None), others)["reason"]
+
+
+def test_small_figures_keep_their_digits():
+    assert [number(v) for v in (0.5, 0.0, 0.00042, -0.0031, 3e-9)] == [
+        "0.500",
+        "0.000",
+        "0.00042",
+        "-0.0031",
+        "3.0e-09",
+    ]
 
 
 def test_time_is_a_share_of_one_retraining(evidence):

@@ -63,6 +63,15 @@ def test_vocabulary_size_frequency_and_case():
     assert "Heart" in train_tokenizer(TEXTS, 300, model="wordlevel", lowercase=False).get_vocab()
 
 
+@pytest.mark.parametrize("model", ["wordpiece", "wordlevel"])
+def test_no_number_of_a_text_is_ever_in_the_vocabulary(model):
+    texts = ["record 10032725 of 12/05/2031, room a17b", "record 10032725 again"] * 5
+    tokenizer = train_tokenizer(texts, 300, model=model)
+    assert not [word for word in tokenizer.get_vocab() if sum(letter.isdigit() for letter in word) > 1]
+    assert "10032725" not in tokenizer.to_str()
+    assert tokenizer.encode("10032725").tokens[1:-1] == list("10032725")
+
+
 def test_saved_and_loaded_from_a_file_and_from_a_folder(tmp_path):
     tokenizer = train_tokenizer(TEXTS, 100)
     save_tokenizer(tokenizer, tmp_path / "tokenizer.json")

@@ -19,7 +19,7 @@ from tests.runs.tiny_source import FORGOTTEN, tiny_settings, write_source
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
-    return write_source(tmp_path_factory.mktemp("source"))
+    return write_source(tmp_path_factory.mktemp("source") / "Dr Smith")
 
 
 @pytest.fixture(scope="module")
@@ -72,7 +72,9 @@ def test_no_patient_sample_or_folder_name_is_written(finished, source):
         if path.is_file():
             assert b"SECRET" not in path.read_bytes(), path
     for name in ("run.json", "evidence.json", "report.html", "model_card.md", "log.jsonl"):
-        assert str(source).encode() not in (finished.folder / name).read_bytes(), name
+        content = (finished.folder / name).read_bytes()
+        assert str(source).encode() not in content, name
+        assert b"Smith" not in content, name
 
 
 def test_inline_ids_are_written_as_keyed_hashes_and_found_again(source, tmp_path):
