@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -119,6 +119,18 @@ class UnlearningMethod(Protocol):
         ...
 
 
+@runtime_checkable
+class ChecksItsJob(Protocol):
+    """A method that asks more of a job than its :class:`Needs` say; :func:`check_job` calls it."""
+
+    def check(self, job: UnlearningJob) -> None:
+        """Raise :class:`MethodError` for a job that the method cannot do.
+
+        It must be cheap, and true of any weights: before the original is trained, an untrained model stands in for it.
+        """
+        ...
+
+
 def without_validation(fit: FitOptions) -> list[str]:
     """The problem of a fit that would choose or stop by a validation that its method does not measure, if it is one."""
     if fit.validates:
@@ -138,7 +150,7 @@ def joint_of(output: ModelOutput) -> Tensor:
 
 
 def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:
-    """Refuse, with the reason, a job that a method cannot do.
+    """Refuse, with the reason, a job that a method cannot do. The weights of the job's model play no part.
 
     Raises:
         MethodError: the task is not served, or something that the method needs is missing.
@@ -159,3 +171,5 @@ def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:
             fix="give the job fresh_model and recipe",
         )
     job.partition.check()
+    if isinstance(method, ChecksItsJob):
+        method.check(job)

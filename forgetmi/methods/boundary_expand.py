@@ -42,13 +42,14 @@ class BoundaryExpand:
         if problems := without_validation(self.fit):
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """Each record must have one class, and the model a last layer to which a class can be added."""
+        _head(job, job.copy_of_original(), _classes(job).n_classes)
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model, with as many outputs as the original."""
         check_job(self, job)
-        task = job.task
-        if not isinstance(task, ClassificationTask) or task.kind == "multilabel":
-            raise MethodError("boundary_expand adds a class, and independent labels exclude no other")
-        model = job.copy_of_original()
+        task, model = _classes(job), job.copy_of_original()
         path, head = _head(job, model, task.n_classes)
         bound = head.in_features**-0.5
         draw = torch_generator(job.seed, self.name, "head")
@@ -81,6 +82,12 @@ class BoundaryExpand:
         narrow = _linear(wide.weight[:-1], None if wide.bias is None else wide.bias[:-1])
         model.set_submodule(path, narrow.train(head.training))
         return model
+
+
+def _classes(job: UnlearningJob) -> ClassificationTask:
+    if not isinstance(job.task, ClassificationTask) or job.task.kind == "multilabel":
+        raise MethodError("boundary_expand adds a class, and independent labels exclude no other")
+    return job.task
 
 
 def _head(job: UnlearningJob, model: nn.Module, n_classes: int) -> tuple[str, nn.Linear]:

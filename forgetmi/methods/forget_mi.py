@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of
-from forgetmi.methods.validation import forgetting_gap
+from forgetmi.methods.validation import forgetting_gap, require_validation
 from forgetmi.models.output import ModelOutput
 from forgetmi.parts.gate import AdaptationGate, GateWithHead
 from forgetmi.parts.objectives.forget_mi import (
@@ -101,6 +101,16 @@ class ForgetMI:
         if problems := [message for message, holds in checks.items() if not holds]:
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """The model must have the joint embedding, and the request the validation records, that the options name."""
+        if self.select == "validation":
+            require_validation(job.partition)
+        if self.joint == "model" and self._first(job, job.reference).joint is None:
+            raise MethodError(
+                "forget_mi was told to use the model's own joint embedding, and this model fuses nothing",
+                fix="set joint: gate, or build the model with a fusion",
+            )
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model."""
         check_job(self, job)
@@ -152,16 +162,15 @@ class ForgetMI:
         """[B]: distance of the concatenated unimodal embeddings."""
         return unimodal_distance(student.unimodal, teacher.unimodal, student.present, self.eps, reduction="none")
 
+    def _first(self, job: UnlearningJob, teacher: Reference) -> ModelOutput:
+        """The teacher's output of the first records, for its shapes."""
+        return teacher.output(job.fit_loader().batch(job.partition.retain[:2]).to(job.trainer.device))
+
     def _join(self, job: UnlearningJob, teacher: Reference) -> Join:
         """What makes a joint embedding [B, D] of an output: the same function for student and teacher."""
-        first = teacher.output(job.fit_loader().batch(job.partition.retain[:2]).to(job.trainer.device))
         if self.joint == "model":
-            if first.joint is None:
-                raise MethodError(
-                    "forget_mi was told to use the model's own joint embedding, and this model fuses nothing",
-                    fix="set joint: gate, or build the model with a fusion",
-                )
             return joint_of
+        first = self._first(job, teacher)
         gate = AdaptationGate(
             {name: embedding.shape[1] for name, embedding in first.unimodal.items()},
             beta_init=self.gate_beta,

@@ -74,13 +74,16 @@ class Guarded:
         if problems:
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """The wrapped method must be able to do it."""
+        check_job(build_method(self.method, self.options), job)
+        if self.noise and job.trainer.precision == "fp16":
+            raise MethodError("noise on gradients needs their true scale, and fp16 scales them", fix="precision: bf16")
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The wrapped method's model."""
         check_job(self, job)
         inner = build_method(self.method, self.options)
-        check_job(inner, job)
-        if self.noise and job.trainer.precision == "fp16":
-            raise MethodError("noise on gradients needs their true scale, and fp16 scales them", fix="precision: bf16")
         guarded = replace(job, trainer=self._constrained(job))
         if self.chunks == 1:
             return inner.unlearn(guarded)

@@ -56,11 +56,14 @@ class MultiDelete:
         if problems := problems + without_validation(self.fit):
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """The model must join several modalities."""
+        self._kept(job)
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model."""
         check_job(self, job)
-        teacher = job.reference.fresh()
-        kept = self._kept(job, teacher.output(job.fit_loader().batch(job.partition.forget[:2]).to(job.trainer.device)))
+        teacher, kept = job.reference.fresh(), self._kept(job)
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
             forget, retain = batches["forget"], batches["retain"]
@@ -88,7 +91,9 @@ class MultiDelete:
         )
         return model
 
-    def _kept(self, job: UnlearningJob, output: ModelOutput) -> str:
+    def _kept(self, job: UnlearningJob) -> str:
+        """The modality that stays with its record."""
+        output = job.reference.output(job.fit_loader().batch(job.partition.forget[:2]).to(job.trainer.device))
         names = list(output.unimodal)
         if len(names) < 2 or output.joint is None:
             raise MethodError(

@@ -11,7 +11,7 @@ from torch import nn
 
 from forgetmi.errors import ConfigError, did_you_mean
 from forgetmi.methods import build_method
-from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.base import Needs, UnlearningJob, UnlearningMethod, check_job
 from forgetmi.methods.stages import stage_job
 from forgetmi.training.scoring import collect_signals
 
@@ -64,18 +64,24 @@ class RUM:
         if problems:
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """Each stage's method must be able to do it."""
+        for method in self._built().values():
+            check_job(method, job)
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The model after the last stage."""
         check_job(self, job)
-        built = {name: build_method(name, self.options.get(name)) for name in self.methods if name != NOTHING}
-        for method in built.values():
-            check_job(method, job)
+        built = self._built()
         model: nn.Module | None = None
         for stage, (name, stratum) in enumerate(zip(self.methods, self._strata(job), strict=True)):
             job.trainer.log.event("stratum", stage=stage, method=name, records=len(stratum))
             if name != NOTHING and stratum:
                 model = built[name].unlearn(stage_job(job, model, stratum, stage=stage, name=self.name))
         return job.copy_of_original() if model is None else model
+
+    def _built(self) -> dict[str, UnlearningMethod]:
+        return {name: build_method(name, self.options.get(name)) for name in self.methods if name != NOTHING}
 
     def _strata(self, job: UnlearningJob) -> list[tuple[int, ...]]:
         """The forget records by how much they are remembered, least first; a stratum may be empty."""

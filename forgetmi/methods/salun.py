@@ -57,11 +57,14 @@ class SalUn:
         if problems:
             raise ConfigError(problems)
 
+    def check(self, job: UnlearningJob) -> None:
+        """The masked method must be able to do it."""
+        check_job(build_method(self.method, self.options), job)
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The masked method's model."""
         check_job(self, job)
         inner = build_method(self.method, self.options)
-        check_job(inner, job)
         original = job.copy_of_original()
         mask = WeightMask(largest(self._saliency(job, original), self.share), original)
         model = inner.unlearn(replace(job, trainer=mask.constrain(job.trainer)))

@@ -131,6 +131,10 @@ class ScrubR(Scrub):
     name: ClassVar[str] = "scrub_r"
     paper: ClassVar[str] = "SCRUB+R (Kurmanji et al. 2023, arXiv 2302.09880)"
 
+    def check(self, job: UnlearningJob) -> None:
+        """There must be validation records like the forget records."""
+        _of_the_same_classes(job)
+
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The model of the chosen epoch."""
         check_job(self, job)

@@ -8,8 +8,18 @@ from torch import nn
 from forgetmi.errors import MethodError
 from forgetmi.methods.base import UnlearningJob
 from forgetmi.metrics.roc import auc
+from forgetmi.partition import Partition
 from forgetmi.training.scoring import collect_signals
 from forgetmi.training.trainer import Validation
+
+
+def require_validation(partition: Partition) -> None:
+    """Raise :class:`MethodError` where there are no validation records to choose a checkpoint by."""
+    if not partition.validation:
+        raise MethodError(
+            "a checkpoint is to be chosen on validation records, and there are none",
+            fix="give data.split a validation share, or set select: last",
+        )
 
 
 def forgetting_gap(job: UnlearningJob, *, tolerance: float = 0.1, batch_size: int = 64) -> Validation:
@@ -31,11 +41,7 @@ def forgetting_gap(job: UnlearningJob, *, tolerance: float = 0.1, batch_size: in
         MethodError: there are no validation records.
     """
     partition = job.partition
-    if not partition.validation:
-        raise MethodError(
-            "a checkpoint is to be chosen on validation records, and there are none",
-            fix="give data.split a validation share, or set select: last",
-        )
+    require_validation(partition)
     loader = job.fit_loader()
 
     def losses(model: nn.Module, indices: tuple[int, ...]) -> np.ndarray:

@@ -78,6 +78,7 @@ def run(
         settings = resolved(checked, patient_hasher(site_key(checked)))
         RunFolder.check(checked.run.folder, settings, resume=resume, overwrite=overwrite)
         prepared = prepare(checked)  # bad input leaves no folder behind
+        stages.check_method(prepared, RunFolder(checked.run.folder))
         with _owner_only():
             folder = RunFolder.open(checked.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
             with logged_to(folder.log):

@@ -1,0 +1,88 @@
+"""What can be known before anything is trained is said then, and nothing is left behind."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+import forgetmi
+from forgetmi.cli import app
+from forgetmi.errors import MethodError
+from forgetmi.methods import build_method, check_job
+from forgetmi.runs import stages
+from forgetmi.training.trainer import Trainer
+from tests.runs.tiny_source import tiny_settings, write_source
+from tests.tiny import classifier_case
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write_source(tmp_path_factory.mktemp("source"))
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def refused(*args, **options):
+        raise AssertionError("something was trained")
+
+    monkeypatch.setattr(Trainer, "fit", refused)
+
+
+def _without_fusion(settings):
+    settings["model"] = {**settings["model"], "heads": "per_modality", "fusion": None}
+    settings["task"] = {"loss_kind": "per_modality"}
+
+
+def _without_validation(settings):
+    path = settings["data"]["path"]
+    with open(path) as file:
+        rows = file.read().replace(",validation", ",test")
+    with open(path + ".none.csv", "w") as file:
+        file.write(rows)
+    settings["data"] = {**settings["data"], "path": path + ".none.csv"}
+
+
+FORGET_MI = {"method": "forget_mi"}
+CASES = {
+    "a model that fuses nothing": (_without_fusion, FORGET_MI, "fuses nothing"),
+    "the same, a stage": (_without_fusion, {"method": "rum", "methods": ["nothing", "forget_mi"]}, "fuses nothing"),
+    "modalities that are not joined": (_without_fusion, {"method": "multi_delete"}, "does not join several"),
+    "a last layer of several": (_without_fusion, {"method": "boundary_expand"}, "not one linear layer"),
+    "no validation records": (_without_validation, {**FORGET_MI, "select": "validation"}, "validation records"),
+    "none of the forget records' classes": (_without_validation, {"method": "scrub_r"}, "validation records"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_job_that_the_method_cannot_do_is_refused_before_training(source, tmp_path, no_training, case):
+    change, unlearning, words = CASES[case]
+    settings = tiny_settings(source, run__folder=str(tmp_path / "run"), unlearning=unlearning)
+    change(settings)
+    with pytest.raises(MethodError, match=words):
+        forgetmi.run(settings, until="original", progress=False)
+    assert not (tmp_path / "run").exists()
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    dry = CliRunner().invoke(app, ["run", "-c", str(config), "--dry-run"])
+    assert dry.exit_code == 1
+    assert words in " ".join(dry.stderr.split())
+
+
+@pytest.mark.parametrize("wrapper", ["guarded", "salun"])
+def test_a_wrapper_is_refused_what_its_method_cannot_do(wrapper):
+    job = classifier_case(fusion=None, heads="per_modality").job()
+    with pytest.raises(MethodError, match="fuses nothing"):
+        check_job(build_method(wrapper, {"method": "forget_mi"}), job)
+    check_job(build_method(wrapper, {"method": "forget_mi", "options": {"joint": "gate"}}), job)
+
+
+def test_the_check_leaves_no_trace_in_what_comes_out(source, tmp_path, monkeypatch):
+    def original(folder):
+        settings = tiny_settings(source, run__folder=str(tmp_path / folder), unlearning=FORGET_MI)
+        made = forgetmi.run(settings, until="original", progress=False).folder
+        return (made / "models" / "original" / "model.safetensors").read_bytes()
+
+    checked = original("checked")
+    monkeypatch.setattr(stages, "check_method", lambda *args: None)
+    assert original("unchecked") == checked
