@@ -137,8 +137,8 @@ def _utility(criterion: Criterion, value: float, scope: tuple[float, float], opt
         return None
     compared = (
         f"{criterion.label} is {number(value)} ({wording.interval(criterion.candidate)}), {number(before - value)} "
-        f"lower than the original's {number(before)} (tolerated: {options.utility_margin:g}) and lower than the retrained "
-        f"models' ({wording.range_of(scope)})"
+        f"lower than the original's {number(before)} (tolerated: {options.utility_margin:g}) and lower than the "
+        f"retrained models' ({wording.range_of(scope)})"
     )
     if criterion.position(criterion.candidate) == "below":
         return Finding(criterion.key, "utility_lost", f"{wording.PLAIN['utility_lost']}: {compared}.")
