@@ -327,6 +327,28 @@ def test_the_closing_says_what_the_numbers_say(bench, ours, share, met):
     assert ("The goal is not met." in text) != met
     assert f"nearer in {4 if ours < 0.2 else 0} of 4 comparisons, and in {4 if met else 0} of them" in text
     assert f"is {'nearer' if ours < 0.2 else 'not nearer'} than the best baseline" in text
+    assert f"one of ours is nearest in {4 if met else 0}." in text
+
+
+def test_the_page_says_who_is_no_nearer_than_the_original_and_whether_the_criterion_points_to_retrained(bench):
+    from methods_bench.page import page
+
+    names = ["forget_mi", *(f"method_{n}" for n in range(1, 6))]
+    rows = [row("original", cell(0.35))] + [row(name, cell(0.1 * (n + 1))) for n, name in enumerate(names)]
+    found = document(rows)
+    for turned, rho in ((1, "1.00"), (-1, "-1.00")):
+        found["tuned"] = {
+            "made_up": {
+                "0.1": {
+                    name: {"options": {"a": n}, "tried": [{"options": {"a": n}, "criterion": turned * float(n)}]}
+                    for n, name in enumerate(names)
+                }
+            }
+        }
+        text = page(found)
+        assert f"rank correlation of {rho}" in text
+    assert text.count("no nearer than the original") == 3  # .4, .5, .6
+    assert "elsewhere: method_3, method_4, method_5." in text
 
 
 def test_a_data_set_that_is_not_here_is_left_out_and_the_page_says_how_to_get_it(bench, tmp_path):
