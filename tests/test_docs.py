@@ -11,8 +11,10 @@ import yaml
 from forgetmi.config import load_config
 from forgetmi.data_adapters import ADAPTERS
 from forgetmi.settings import read_settings
+from tests.runs.tiny_source import tiny_settings, write_source
 
-DATA = Path(__file__).parents[1] / "docs" / "data.md"
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs" / "data.md"
 BLOCKS = re.findall(r"^```yaml\n(.*?)^```$", DATA.read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
 REST = {
     "data": {"adapter": "indiana_demo"},
@@ -52,3 +54,26 @@ def test_what_a_request_can_name_and_the_licence_are_said_for_each():
         title = part.splitlines()[0]
         assert re.search(r"request can\s+name", part), title
         assert "*Licence:*" in part, title
+
+
+def _readme(language):
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    (block,) = re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return block
+
+
+def test_the_readmes_config_is_one(tmp_path):
+    (tmp_path / "run.yaml").write_text(_readme("yaml"))
+    config = load_config(tmp_path / "run.yaml")
+    assert (config.adapter.name, config.method.name, config.retrains) == ("manifest", "forget_mi", 5)
+    assert config.training.epochs == 20
+
+
+def test_the_readmes_python_runs(tmp_path, monkeypatch):
+    source = write_source(tmp_path / "source")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(tiny_settings(source)))
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    exec(_readme("python"), names)
+    assert names["result"].decision in ("pass", "fail", "inconclusive")
+    assert names["batch"].labels.shape == (8,)

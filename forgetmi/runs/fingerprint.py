@@ -317,13 +317,15 @@ def tables(found: Mapping[str, Any]) -> RenderableType:
         gaps = ", ".join(f"{column} {count}" for column, count in columns.items())
         lines.append(Text(f"{name}: cells missing in {read['rows'][name]} rows: {gaps or 'none'}"))
     table = Table(title="records with a twin in another part (of those read)", title_justify="left")
-    for column in ("modality", "alike", *_PAIRS):
-        table.add_column(column, justify="left" if column in ("modality", "alike") else "right")
-    for name, item in found["duplicates"].items():
-        for word in ("exact", "near"):
-            if word in item:
-                label = "exactly" if word == "exact" else "nearly or exactly"
-                table.add_row(Text(name), label, *(str(item[word][pair]) for pair in _PAIRS))
+    table.add_column("of / in", no_wrap=True)
+    columns = [
+        (name, word, counts) for name, item in found["duplicates"].items() for word, counts in item.items()
+        if word in ("exact", "near")
+    ]  # fmt: skip
+    for name, word, _ in columns:
+        table.add_column(Text(f"{name}, {'exactly' if word == 'exact' else 'nearly or exactly'}"), justify="right")
+    for pair in _PAIRS:
+        table.add_row(pair.replace("/", " / "), *(str(counts[pair]) for _, _, counts in columns))
     lines.append(table)
     empty = sum(item["nothing_to_compare"] for item in found["duplicates"].values())
     if empty:

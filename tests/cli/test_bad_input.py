@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -66,7 +67,7 @@ BEFORE_ANYTHING = {
         lambda s: (s / "forget.csv").write_text("patient_id\nSECRET-p77\n"),
         ["SECRET-p77", "forget.csv:2"],
     ),
-    "an empty request": (lambda s: (s / "forget.csv").write_text("patient_id\n"), ["forget.csv", "no"]),
+    "an empty request": (lambda s: (s / "forget.csv").write_text("patient_id\n"), ["forget.csv", "empty"]),
     "a request for everybody": (
         lambda s: (s / "forget.csv").write_text("patient_id\n" + "".join(f"SECRET-p{n:02d}\n" for n in range(28))),
         ["every"],
@@ -110,6 +111,10 @@ def test_a_missing_report_is_no_error_and_is_counted(source):
     edit(source / "records.csv", second_row(3, ""))
     code, said = call(source, "--dry-run")
     assert code == 0, said
+    done = CliRunner().invoke(app, ["check", "-c", str(source.parent / "run.yaml"), "--json", str(source.parent / "c")])
+    assert done.exit_code == 0, done.output
+    found = json.loads((source.parent / "c").read_text())
+    assert found["splits"]["train"]["present"] == {"image": 52, "text": 51}
 
 
 def test_a_checkpoint_that_cannot_be_read(source, monkeypatch):

@@ -80,7 +80,7 @@ def test_no_id_is_in_what_is_saved_or_printed(tmp_path):
     console = Console(width=200, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
     console.print(tables(taken.found))
     text = console.export_text()
-    assert "SECRET" not in text and "forget/retain" in text and "read: all records, 8 of them to be forgotten" in text
+    assert "SECRET" not in text and "forget / retain" in text and "read: all records, 8 of them to be forgotten" in text
 
 
 def test_broken_flat_and_wordless_values_are_counted(tmp_path):
