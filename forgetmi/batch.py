@@ -92,6 +92,11 @@ class Loader:
         numbers: dict[tuple[str, str], int] = {}
         self._study_numbers = [numbers.setdefault((r.patient_id, r.study_id), len(numbers)) for r in dataset]
 
+    @property
+    def keeps_examples(self) -> bool:
+        """Whether a record is read once only."""
+        return self._cache is not None
+
     def restricted_to(self, records: Mapping[int, Record]) -> Loader:
         """A loader that sees other versions of some records (say, with a modality removed)."""
         other = Loader(self.dataset, self.modalities, cache=self._cache is not None)

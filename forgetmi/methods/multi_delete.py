@@ -11,7 +11,6 @@ from torch import nn
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, MethodError, did_you_mean
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of, without_validation
-from forgetmi.models.output import ModelOutput
 from forgetmi.parts.objectives.multi_delete import embedding_mse, unimodal_mse
 from forgetmi.parts.selection.mismatched import MismatchedPlan, mixed
 from forgetmi.training.options import FitOptions

@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from forgetmi.config import Config
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, DataError
+from forgetmi.partition import PARTS
 from forgetmi.records import SPLITS, Record
 from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.stages import original_depends, retrained_depends, unlearned_depends
+from forgetmi.training.progress import Progress
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -123,6 +125,33 @@ def plan(prepared: Prepared) -> list[str]:
     lines.append(f"retrained: {config.retrains}, {kept} of them kept, {config.workers} at a time")
     lines.append(f"audit: {', '.join(config.audit.attacks)}; report in {config.run.folder}")
     return lines
+
+
+def read_values(prepared: Prepared, *, progress: bool) -> None:
+    """Read records once, before anything is trained: a file that cannot be read is found now, and not by the audit.
+
+    Where prepared examples are kept in memory, every record of every part is read, and no file is read a second time.
+    Where they are not, retain records are left to the first epoch, which reads them anyway.
+
+    Raises:
+        DataError: a value cannot be read.
+    """
+    loader = prepared.loader
+    parts = [part for part in PARTS if loader.keeps_examples or part != "retain"]
+    indices = [index for part in parts for index in prepared.partition.indices(part)]
+    bar = Progress(len(indices), "reading records", enabled=progress)
+    try:
+        for index in indices:
+            try:
+                loader.batch([index])
+            except DataError as error:
+                lists = "forgetmi check --read lists every value that cannot be read"
+                error.fix = lists if error.fix is None else f"{error.fix}; {lists}"
+                error.private = (*error.private, f"sample {prepared.dataset[index].sample_id}")
+                raise
+            bar.advance({})
+    finally:
+        bar.close()
 
 
 def refuse_data_folder(config: Config, target: Path) -> None:

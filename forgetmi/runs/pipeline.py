@@ -16,7 +16,8 @@ from forgetmi.config import Config, load_config
 from forgetmi.errors import ConfigError
 from forgetmi.pseudonyms import patient_hasher
 from forgetmi.runs import stages
-from forgetmi.runs.folder import RunFolder
+from forgetmi.runs.check import read_values
+from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared, prepare, site_key
 from forgetmi.runs.redact import resolved
 from forgetmi.training.runlog import RunLog
@@ -78,7 +79,10 @@ def run(
         settings = resolved(checked, patient_hasher(site_key(checked)))
         RunFolder.check(checked.run.folder, settings, resume=resume, overwrite=overwrite)
         prepared = prepare(checked)  # bad input leaves no folder behind
-        stages.check_method(prepared, RunFolder(checked.run.folder))
+        there = RunFolder(checked.run.folder)
+        stages.check_method(prepared, there)
+        if overwrite or not there.is_done("original", fingerprint(*stages.original_depends(prepared))):
+            read_values(prepared, progress=progress)
         with _owner_only():
             folder = RunFolder.open(checked.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
             with logged_to(folder.log):

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+from collections import Counter
+
 import pytest
 import yaml
 from typer.testing import CliRunner
 
 import forgetmi
 from forgetmi.cli import app
-from forgetmi.errors import MethodError
+from forgetmi.errors import DataError, MethodError
 from forgetmi.methods import build_method, check_job
 from forgetmi.runs import stages
 from forgetmi.training.trainer import Trainer
@@ -75,6 +78,57 @@ def test_a_wrapper_is_refused_what_its_method_cannot_do(wrapper):
     with pytest.raises(MethodError, match="fuses nothing"):
         check_job(build_method(wrapper, {"method": "forget_mi"}), job)
     check_job(build_method(wrapper, {"method": "forget_mi", "options": {"joint": "gate"}}), job)
+
+
+def _count_reads(monkeypatch):
+    """Film to how often it was read."""
+    from forgetmi.data_adapters import images
+
+    read: Counter[str] = Counter()
+    load = images.ImageFile.load
+
+    def counted(self):
+        read[self.path] += 1
+        return load(self)
+
+    monkeypatch.setattr(images.ImageFile, "load", counted)
+    return read
+
+
+PARTS = {"forget": "film1.png", "retain": "film2.png", "validation": "film30.png", "test": "film40.png"}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_a_truncated_film_of_any_part_is_found_before_training(source, tmp_path, no_training, part):
+    spoilt = shutil.copytree(source, tmp_path / "spoilt")
+    film = spoilt / PARTS[part]
+    film.write_bytes(film.read_bytes()[:40])
+    settings = tiny_settings(spoilt, run__folder=str(tmp_path / "run"))
+    with pytest.raises(DataError) as caught:
+        forgetmi.run(settings, progress=False)
+    assert film.name in str(caught.value)
+    assert "forgetmi check --read" in caught.value.fix
+    assert caught.value.private[-1] == f"sample SECRET-s{film.stem[4:].zfill(2)}"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("part", ["forget", "validation", "test"])
+def test_what_no_epoch_reads_is_read_where_nothing_is_kept(source, tmp_path, no_training, part):
+    spoilt = shutil.copytree(source, tmp_path / "spoilt")
+    film = spoilt / PARTS[part]
+    film.write_bytes(film.read_bytes()[:40])
+    with pytest.raises(DataError, match=film.name):
+        forgetmi.run(tiny_settings(spoilt, run__folder=str(tmp_path / "run"), run__cache=False), progress=False)
+
+
+def test_no_film_is_read_twice_where_examples_are_kept(source, tmp_path, monkeypatch):
+    read = _count_reads(monkeypatch)
+    settings = tiny_settings(source, run__folder=str(tmp_path / "run"))
+    forgetmi.run(settings, until="original", progress=False)
+    assert len(read) == 72
+    assert set(read.values()) == {1}
+    forgetmi.run(settings, until="original", progress=False)  # all of it is done already
+    assert sum(read.values()) < 72 + 8
 
 
 def test_the_check_leaves_no_trace_in_what_comes_out(source, tmp_path, monkeypatch):
