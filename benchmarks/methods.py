@@ -11,6 +11,7 @@ Each cell is a JSON file under ``--work``; what is there is not computed again. 
 from __future__ import annotations
 
 import argparse
+import json
 import logging
 import multiprocessing
 import os
@@ -119,7 +120,7 @@ def write(plan: Any, args: argparse.Namespace, out: Path) -> None:
     from methods_bench.picture import draw
     from methods_bench.table import collect
 
-    from forgetmi.files import write_json, write_text
+    from forgetmi.files import write_text
 
     document = {
         "command": command(args),
@@ -138,7 +139,7 @@ def write(plan: Any, args: argparse.Namespace, out: Path) -> None:
         },
         **collect(plan, args.datasets),
     }
-    write_json(out / "methods.json", document)
+    write_text(out / "methods.json", json.dumps(document, allow_nan=False, ensure_ascii=False) + "\n")
     write_text(out / "methods.md", page(document))
     for share in plan.sizes:
         draw(document["rows"], share, out / f"methods-{share:g}.png")

@@ -81,12 +81,13 @@ def _how_to_read(document: Mapping[str, Any]) -> list[str]:
         "retained and test records and the AUC of the membership attack (by loss, forgotten against test records); "
         "mean and range over the seeds. *Retrained* is each retrained model held out against the others: no method can "
         "be expected nearer. **Intervals** are patient-clustered bootstraps of one model; their ends are averaged over "
-        f"the seeds. **Time** is {clock} of one run with the chosen settings; choosing them is not in it. **Flags** "
-        "count seeds: the audit's rule (docs/verdict.md, loss attack only) finds that the model over-forgets, still "
-        "remembers, or lost usefulness; *destroyed*: its test accuracy is over 10 points below every retrained "
-        "model's. A method that was destroyed or diverged in any seed is not ranked. Settings: one of at most four for "
-        "each method, chosen on forget and validation records of the first seed; no retrained model and no test record "
-        "was looked at."
+        f"the seeds. **Time** is {clock} of one run with the chosen settings; choosing them is not in it. **Peak** "
+        "is the largest memory of the process (of the GPU), with libraries and data. **Flags** count seeds: the "
+        "audit's rule (docs/verdict.md, loss attack only) finds that the model over-forgets, still remembers, or "
+        "lost usefulness; *destroyed*: its test accuracy is over 10 points below every retrained model's. A method"
+        " that was destroyed or diverged in any seed is not ranked. Settings: one of at most four for each method,"
+        " chosen on forget and validation records of the first seed; no retrained model and no test record was "
+        "looked at."
     ]
 
 

@@ -88,7 +88,7 @@ def summary(name: str, cells: Sequence[Cell], n_seeds: int, clock: str = "cpu_se
         "flags": {flag: sum(flag in cell["findings"] or bool(cell.get(flag)) for cell in done) for flag in FLAGS},
         "informative": sum(cell["informative"] for cell in done),
         "ranked": kind != "control" and bool(done) and not broken and not any(cell["destroyed"] for cell in done),
-        "cells": [{k: v for k, v in cell.items() if k not in ("fingerprint", "group")} for cell in cells],
+        "cells": [_compact(cell) for cell in cells],
     }
     if not done:
         return row
@@ -105,6 +105,15 @@ def summary(name: str, cells: Sequence[Cell], n_seeds: int, clock: str = "cpu_se
         peaks = [cell["peak_mb"] for cell in done if cell["peak_mb"] is not None]
         row["peak_mb"] = max(peaks, default=None)
     return row
+
+
+def _compact(cell: Cell) -> Cell:
+    """A cell as it stands in the results: each figure as value and interval."""
+    kept = {key: value for key, value in cell.items() if key not in ("fingerprint", "group", "retraining")}
+    if "figures" in kept:
+        figures = kept["figures"].items()
+        kept["figures"] = {name: [found[key] for key in ("value", "low", "high")] for name, found in figures}
+    return kept
 
 
 def ranking(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
