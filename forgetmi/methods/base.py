@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -128,6 +129,21 @@ class ChecksItsJob(Protocol):
 
         It must be cheap, and true of any weights: before the original is trained, an untrained model stands in for it.
         """
+        ...
+
+
+@runtime_checkable
+class PerturbsInputs(Protocol):
+    """A method that makes noisy versions of records.
+
+    Attributes:
+        input_noise: kind of modality to noise options, a kind that is not named having its default; ``None`` where
+            the method's other options make no noise.
+    """
+
+    @property
+    def input_noise(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """See the class."""
         ...
 
 

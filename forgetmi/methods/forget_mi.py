@@ -101,6 +101,11 @@ class ForgetMI:
         if problems := [message for message, holds in checks.items() if not holds]:
             raise ConfigError(problems)
 
+    @property
+    def input_noise(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """``noise``, unless the preset makes none."""
+        return self.noise if PRESETS[self.preset].noise else None
+
     def check(self, job: UnlearningJob) -> None:
         """The model must have the joint embedding, and the request the validation records, that the options name."""
         if self.select == "validation":
@@ -117,7 +122,7 @@ class ForgetMI:
         teacher = job.reference.fresh()
         join = self._join(job, teacher)
         weights = self.weights or PRESETS[self.preset].weights
-        noisy = PRESETS[self.preset].noise
+        noisy = self.input_noise is not None
 
         def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
             forget, retain = batches["forget"], batches["retain"]
@@ -142,7 +147,7 @@ class ForgetMI:
             job.partition.retain,
             batch_size=self.fit.batch_size,
             seed=derive_seed(job.seed, self.name),
-            noise=self.noise if noisy else None,
+            noise=self.input_noise,
         )
         chosen = self.select == "validation"
         job.trainer.fit(

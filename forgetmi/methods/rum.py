@@ -11,7 +11,7 @@ from torch import nn
 
 from forgetmi.errors import ConfigError, did_you_mean
 from forgetmi.methods import build_method
-from forgetmi.methods.base import Needs, UnlearningJob, UnlearningMethod, check_job
+from forgetmi.methods.base import Needs, PerturbsInputs, UnlearningJob, UnlearningMethod, check_job
 from forgetmi.methods.stages import stage_job
 from forgetmi.training.scoring import collect_signals
 
@@ -63,6 +63,12 @@ class RUM:
                     problems += error.problems
         if problems:
             raise ConfigError(problems)
+
+    @property
+    def input_noise(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """That of the stages' method that makes any."""
+        noises = (m.input_noise for m in self._built().values() if isinstance(m, PerturbsInputs))
+        return next((noise for noise in noises if noise is not None), None)
 
     def check(self, job: UnlearningJob) -> None:
         """Each stage's method must be able to do it."""

@@ -46,6 +46,9 @@ class TextNoise:
     """
 
     kind: ClassVar[str] = "text"
+    from_texts: ClassVar[tuple[str, ...]] = ("keywords", "synonyms")
+    """Options that hold words of patients' texts: never to be written down."""
+
     level: float = 0.5
     keywords: tuple[str, ...] = ()
     max_keywords: int = 2

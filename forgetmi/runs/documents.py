@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.metadata
+import json
 import platform
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from forgetmi.audit.schema import validate_document
+from forgetmi.methods.base import PerturbsInputs
+from forgetmi.modalities.base import resolve_noise
 from forgetmi.runs.folder import Done, RunFolder, timed
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import redacted_given, resolved, without_folders, without_ids
@@ -79,7 +83,10 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
             "name": config.method.name,
             "paper": config.method.paper,
             "summary": (type(config.method).__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ") or None,
-            "options": without_folders({k: v for k, v in settings["unlearning"].items() if k != "method"}),
+            "options": {
+                **without_folders({k: v for k, v in settings["unlearning"].items() if k != "method"}),
+                **_noise(prepared),
+            },
         },
         "stages": [
             {"name": name, "seconds": done.seconds, "peak_memory_mb": done.peak_memory_mb}
@@ -90,6 +97,30 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
         "case": config.case.model_dump(),
     }
     return validate_document(document, "run")
+
+
+def _noise(prepared: Prepared) -> dict[str, Any]:
+    """The noise that was really made, of each modality: defaults too, and what was computed from the training split.
+
+    Words of patients' texts are told by their number and a keyed hash.
+    """
+    method = prepared.config.method
+    if not isinstance(method, PerturbsInputs):
+        return {}
+    asked = method.input_noise
+    if asked is None:
+        return {"noise": "none"}
+    found: dict[str, dict[str, Any]] = {}
+    for name, modality in prepared.modalities.items():
+        noise = resolve_noise(modality, asked.get(modality.kind))
+        if not dataclasses.is_dataclass(noise):
+            continue
+        found[name] = {field.name: getattr(noise, field.name) for field in dataclasses.fields(noise)}
+        for option in getattr(noise, "from_texts", ()):
+            words = found[name][option]
+            said = json.dumps(words, sort_keys=True)
+            found[name][option] = {"count": len(words), "keyed_hash": prepared.pseudonym(said)}
+    return {"noise": found}
 
 
 def _model(name: str, done: Done) -> dict[str, Any]:

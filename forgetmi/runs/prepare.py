@@ -18,6 +18,7 @@ from forgetmi.batch import Loader
 from forgetmi.config import Config
 from forgetmi.errors import ConfigError, RequestError, did_you_mean
 from forgetmi.inputs import INPUTS, training_noise
+from forgetmi.methods.base import PerturbsInputs
 from forgetmi.modalities.base import Modality, resolve_noise
 from forgetmi.models import MODELS
 from forgetmi.models.persistence import LoadedModel, load_model
@@ -255,7 +256,7 @@ def _modalities(config: Config, dataset: RecordDataset, given: LoadedModel | Non
 
 def _check_noise(config: Config, modalities: Mapping[str, Modality]) -> None:
     """A method's noise options are wrong now, not after an hour of training."""
-    asked: Mapping[str, Any] = getattr(config.method, "noise", None) or {}
+    asked = (config.method.input_noise if isinstance(config.method, PerturbsInputs) else None) or {}
     kinds = {modality.kind: modality for modality in modalities.values()}
     problems = [f"unlearning.noise: no modality of kind {kind!r}. {did_you_mean(kind, kinds)}" for kind in asked
                 if kind not in kinds]  # fmt: skip
