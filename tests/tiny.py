@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
@@ -23,6 +26,7 @@ from forgetmi.records import Record, RecordDataset
 from forgetmi.requests import ForgetRequest, resolve
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
 from forgetmi.training.reference import Reference
 from forgetmi.training.seeds import scoped_seed
@@ -175,3 +179,20 @@ def request_a_class(case: TinyCase, label: int = 2) -> None:
         retain=tuple(i for i in rest if case.dataset[i].patient_id not in concerned),
         excluded=tuple(i for i in rest if case.dataset[i].patient_id in concerned),
     )
+
+
+@contextmanager
+def killed_after(steps: int) -> Iterator[None]:
+    """In this block a fit is interrupted when it would take another step than the first so many."""
+    real, calls = trainer_module._Fit._step, []
+
+    def dies(self: Any, *args: Any) -> Any:
+        calls.append(1)
+        if len(calls) > steps:
+            raise KeyboardInterrupt
+        return real(self, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer_module._Fit, "_step", dies)
+        with pytest.raises(KeyboardInterrupt):
+            yield

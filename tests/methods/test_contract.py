@@ -15,9 +15,8 @@ import forgetmi.methods
 import forgetmi.parts
 from forgetmi.errors import ConfigError, MethodError, TrainingError
 from forgetmi.methods import METHODS, build_method, check_job
-from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
-from tests.tiny import TinyCase, classifier_case, language_case, request_a_class, same_state, state_of
+from tests.tiny import TinyCase, classifier_case, killed_after, language_case, request_a_class, same_state, state_of
 
 CASES = {"classification": classifier_case, "causal_lm": language_case}
 FAST = {"epochs": 2, "batch_size": 4, "lr": 1e-2}
@@ -113,7 +112,7 @@ def test_train_mode_of_the_original_is_found_again(name, case):
     assert unlearned.training
 
 
-def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch):
+def test_a_killed_run_resumes_bit_identically(name, case, tmp_path):
     """In the middle of an epoch, and in a later one."""
     kill_after = 3 if case.kind == "classification" else 1
     if name != "retrain" and not has_fit(name):
@@ -122,18 +121,8 @@ def test_a_killed_run_resumes_bit_identically(name, case, tmp_path, monkeypatch)
     if name == "retrain":
         case.recipe = FitOptions(**{**case.recipe.__dict__, "checkpoint_every": 1})
     unbroken = method.unlearn(case.job(seed=3))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(kill_after):
         method.unlearn(case.job(seed=3, folder=tmp_path))
-    monkeypatch.setattr(trainer_module._Fit, "_step", real)
     job = case.job(seed=3, folder=tmp_path, resume=True)
     resumed = method.unlearn(job)
     started = [event for event in job.trainer.log.events if event["event"] == "fit_started"]

@@ -14,9 +14,8 @@ from forgetmi.methods import fnn as fnn_module
 from forgetmi.methods.fnn import FNN
 from forgetmi.parts.edits.forgetting_layers import insert_forgetting
 from forgetmi.requests import ForgetRequest, resolve
-from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
-from tests.tiny import classifier_case, language_case, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 NO_REPAIR = FitOptions(epochs=0)
 REPAIR = FitOptions(epochs=1, batch_size=8, lr=1e-2)
@@ -43,25 +42,15 @@ def test_without_time_it_is_fine_tuning_exactly(rank_again):
 
 @pytest.mark.parametrize("rank_again", [False, True])
 @pytest.mark.parametrize("kill_after", [2, 5, 8])
-def test_a_round_that_was_killed_resumes_with_the_time_that_had_gone_by(rank_again, kill_after, tmp_path, monkeypatch):
+def test_a_round_that_was_killed_resumes_with_the_time_that_had_gone_by(rank_again, kill_after, tmp_path):
     case = classifier_case()
     fit = FitOptions(epochs=2, batch_size=13, lr=1e-2, checkpoint_every=1)  # 2 steps an epoch, 4 a round
     method = FNN(
         rounds=3, fit=fit, layers=("projections.*", "encoders.film.stem.0"), rank_again=rank_again, tau_min=1.0
     )
     unbroken = method.unlearn(case.job())
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module._Fit, "_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            method.unlearn(case.job(folder=tmp_path))
+    with killed_after(kill_after):
+        method.unlearn(case.job(folder=tmp_path))
     resumed = method.unlearn(case.job(folder=tmp_path, resume=True))
     assert same_state(state_of(unbroken), state_of(resumed))
 

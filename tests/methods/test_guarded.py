@@ -7,8 +7,7 @@ import torch
 
 from forgetmi.errors import ConfigError
 from forgetmi.methods import build_method
-from forgetmi.training import trainer as trainer_module
-from tests.tiny import classifier_case, language_case, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None, "mode": "eval", "batch_size": 100}
 FIT = {"epochs": 2, "batch_size": 4, "lr": 1e-3}
@@ -88,24 +87,14 @@ def test_chunks_are_unlearned_one_after_another():
 
 
 @pytest.mark.parametrize("kill_after", [1, 3])
-def test_a_killed_run_resumes_bit_identically(tmp_path, monkeypatch, kill_after):
+def test_a_killed_run_resumes_bit_identically(tmp_path, kill_after):
     """The draws of hooks, too."""
     case = classifier_case()
     options = {"options": {"fit": {**FIT, "checkpoint_every": 1}}, "rectify": "always", "retain_batch": 3}
     method = build_method("guarded", {**options, "noise": 0.01, "protect": 2, "chunks": 2})
     unbroken = method.unlearn(case.job(seed=3))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(kill_after):
         method.unlearn(case.job(seed=3, folder=tmp_path))
-    monkeypatch.setattr(trainer_module._Fit, "_step", real)
     assert same_state(state_of(unbroken), state_of(method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))))
 
 

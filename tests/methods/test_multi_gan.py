@@ -18,7 +18,7 @@ from forgetmi.tasks.classification import ClassificationTask
 from forgetmi.training import trainer as trainer_module
 from forgetmi.training.options import FitOptions
 from forgetmi.training.trainer import Trainer
-from tests.tiny import classifier_case, language_case, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 GAN = GanOptions(pairs=4, batch_size=4, latent=4, width=8)
 FIT = FitOptions(epochs=1, batch_size=13, lr=1e-2, mode="frozen_batchnorm")
@@ -207,22 +207,12 @@ def test_nothing_synthetic_outlives_the_run(case, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kill_after", [2, 11, 18, 20])
 @pytest.mark.parametrize("space", SPACES, ids=lambda options: options["space"])
-def test_a_run_killed_in_any_phase_resumes_bit_identically(case, space, kill_after, tmp_path, monkeypatch):
+def test_a_run_killed_in_any_phase_resumes_bit_identically(case, space, kill_after, tmp_path):
     """8 turns a pair, then the fine-tuning."""
     made = method(fit=replace(FIT, checkpoint_every=1), **space)
     unbroken = made.unlearn(case.job(seed=1))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(trainer_module._Fit, "_step", dies)
-        with pytest.raises(KeyboardInterrupt):
-            made.unlearn(case.job(seed=1, folder=tmp_path))
+    with killed_after(kill_after):
+        made.unlearn(case.job(seed=1, folder=tmp_path))
     job = case.job(seed=1, folder=tmp_path, resume=True)
     assert same_state(state_of(unbroken), state_of(made.unlearn(job)))
     finished = sum(e["steps"] for e in job.trainer.log.events if e["event"] == "fit_finished")

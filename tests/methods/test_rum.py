@@ -11,8 +11,7 @@ import torch
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import build_method
 from forgetmi.methods.rum import RUM
-from forgetmi.training import trainer as trainer_module
-from tests.tiny import classifier_case, language_case, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 FIT = {"fit": {"epochs": 2, "batch_size": 13, "lr": 1e-2, "checkpoint_every": 1}}
 CASES = [classifier_case, language_case]
@@ -82,23 +81,13 @@ def test_doing_nothing_is_the_original_and_fewer_records_than_strata_leave_some_
 
 
 @pytest.mark.parametrize("kill_after", [2, 6])
-def test_a_killed_run_resumes_bit_identically_in_any_stage(tmp_path, monkeypatch, kill_after):
+def test_a_killed_run_resumes_bit_identically_in_any_stage(tmp_path, kill_after):
     """Both stages run one method: their checkpoints must not be taken for each other's."""
     case = classifier_case()
     method = build_method("rum", {"methods": ["fine_tune", "fine_tune"], "options": {"fine_tune": FIT}})
     unbroken = method.unlearn(case.job(seed=3))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(kill_after):
         method.unlearn(case.job(seed=3, folder=tmp_path))
-    monkeypatch.setattr(trainer_module._Fit, "_step", real)
     assert same_state(state_of(unbroken), state_of(method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))))
 
 

@@ -7,8 +7,7 @@ import torch
 
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import METHODS, build_method
-from forgetmi.training import trainer as trainer_module
-from tests.tiny import classifier_case, language_case, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 FIT = {"epochs": 2, "batch_size": 13, "lr": 1e-2, "weight_decay": 0.5}
 
@@ -77,22 +76,12 @@ def test_a_language_model_with_a_method_that_serves_it():
         build_method("salun").unlearn(language_case().job())
 
 
-def test_a_killed_run_resumes_bit_identically(tmp_path, monkeypatch):
+def test_a_killed_run_resumes_bit_identically(tmp_path):
     case = classifier_case()
     method = build_method("salun", {"options": {"fit": {**FIT, "checkpoint_every": 1}}})
     unbroken = method.unlearn(case.job(seed=3))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > 2:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(2):
         method.unlearn(case.job(seed=3, folder=tmp_path))
-    monkeypatch.setattr(trainer_module._Fit, "_step", real)
     assert same_state(state_of(unbroken), state_of(method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))))
 
 

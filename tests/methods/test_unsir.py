@@ -9,8 +9,7 @@ from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import build_method
 from forgetmi.parts.selection.classes import forgotten_classes
 from forgetmi.parts.selection.learned_noise import LearnedNoise
-from forgetmi.training import trainer as trainer_module
-from tests.tiny import classifier_case, language_case, request_a_class, same_state, state_of
+from tests.tiny import classifier_case, killed_after, language_case, request_a_class, same_state, state_of
 
 FAST = {"noise_records": 6, "retain_records": 12, "impair": {"batch_size": 4}, "repair": {"batch_size": 4}}
 
@@ -113,24 +112,14 @@ def test_no_epochs_change_nothing():
 
 
 @pytest.mark.parametrize("kill_after", [5, 12, 15])
-def test_a_killed_run_resumes_bit_identically_in_any_of_its_fits(tmp_path, monkeypatch, kill_after):
+def test_a_killed_run_resumes_bit_identically_in_any_of_its_fits(tmp_path, kill_after):
     """10 steps of noise, 3 of impairing, 3 of repairing."""
     case = class_case()
     every = {name: {"batch_size": 4, "checkpoint_every": 1} for name in ("noise_fit", "impair", "repair")}
     method = build_method("unsir", {**FAST, **every, "noise_steps": 2})
     unbroken = method.unlearn(case.job(seed=3))
-    real, calls = trainer_module._Fit._step, []
-
-    def dies(self, *args):
-        calls.append(1)
-        if len(calls) > kill_after:
-            raise KeyboardInterrupt
-        return real(self, *args)
-
-    monkeypatch.setattr(trainer_module._Fit, "_step", dies)
-    with pytest.raises(KeyboardInterrupt):
+    with killed_after(kill_after):
         method.unlearn(case.job(seed=3, folder=tmp_path))
-    monkeypatch.setattr(trainer_module._Fit, "_step", real)
     assert same_state(state_of(unbroken), state_of(method.unlearn(case.job(seed=3, folder=tmp_path, resume=True))))
 
 
