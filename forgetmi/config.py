@@ -7,7 +7,7 @@ Sections of a config file (``forgetmi init DIR`` writes a commented one)::
     task:        name: classification, its options; n_classes comes from the data where it is left out
     model:       modalities, encoders, fusion, heads, dim, dropout | load: a folder of a stored model
     training:    epochs, batch_size, lr, ... (forgetmi.training.options.FitOptions): the original's recipe
-    unlearning:  method: NAME, its options
+    unlearning:  method: NAME, its options, tuned_for: a preset that they stand on
     audit:       retrains, workers, and forgetmi.audit.options.AuditOptions
     run:         folder, seed, device, precision, num_workers, threads, cache, key_file, limit
     case:        what the report quotes: reference, model_purpose, legal_basis, release
@@ -242,6 +242,7 @@ class _Reader:
         from forgetmi.audit.options import AuditOptions
         from forgetmi.data_adapters import ADAPTERS
         from forgetmi.methods import METHODS
+        from forgetmi.methods.presets import with_preset
         from forgetmi.training.options import FitOptions
 
         given = {name: section for name, section in self.settings.values.items() if name in SECTIONS}
@@ -251,6 +252,7 @@ class _Reader:
         if drawn is not None and not self.has_option(ADAPTERS, data.get("adapter"), "split"):
             split = self.section(SplitConfig, data.pop("split"), "data.split")
         adapter, data_options = self.named(ADAPTERS, data, "data", "adapter")
+        unlearning = self.attempt(lambda: with_preset(unlearning)) or unlearning
         method, method_options = self.named(METHODS, unlearning, "unlearning", "method")
         retrains, workers = self.number(audit, "retrains", 5, 2), self.number(audit, "workers", 1, 1)
         for key in ("folder", "key_file"):
