@@ -130,7 +130,8 @@ class RunDocument(Document):
 
     schema_name: Literal["forgetmi.run/1"] = Field("forgetmi.run/1", alias="schema")
     name: str
-    created: datetime
+    created: datetime = Field(description="when the run was first started")
+    audited: datetime | None = Field(default=None, description="when its models were last audited")
     seed: int
     environment: Environment
     config_given: dict[str, Any] = Field(description="as written by the user, ids and secrets taken out")

@@ -7,17 +7,20 @@ import hashlib
 import importlib.metadata
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from forgetmi.audit.schema import validate_document
+from forgetmi.config import Config
+from forgetmi.files import write_json
 from forgetmi.methods.base import PerturbsInputs
 from forgetmi.modalities.base import resolve_noise
 from forgetmi.runs.folder import Done, RunFolder, timed
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import redacted_given, resolved, without_folders, without_ids
 
+_START = "stages/start.json"
 _PACKAGES = (
     "accelerate",
     "numpy",
@@ -30,6 +33,47 @@ _PACKAGES = (
     "torchvision",
     "transformers",
 )
+
+
+def now() -> str:
+    """The time, in UTC, as documents give it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def note_start(folder: RunFolder, config: Config, before: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
+    """Keep, for ``run.json``, when a run was first started and what its user gave.
+
+    A run that is taken up by its own ``config.yaml`` (``forgetmi audit --run``) was given what it was given before, and
+    the overrides: that file holds every default, and no user wrote it.
+
+    Args:
+        folder: the run's.
+        config: what is carried out.
+        before, settings: what was resolved when the run was last started, and now.
+    """
+    earlier, given = _start(folder), redacted_given(config)
+    reread = config.source is not None and config.source.resolve() == (folder.path / "config.yaml").resolve()
+    if earlier and reread:
+        old, new = (without_folders(without_ids(found)) for found in (before, settings))
+        given = _overridden(earlier["config_given"], old, new)
+    write_json(folder.path / _START, {"created": earlier.get("created") or now(), "config_given": given})
+
+
+def _start(folder: RunFolder) -> dict[str, Any]:
+    file = folder.path / _START
+    found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return found
+
+
+def _overridden(given: Any, old: Any, new: Any) -> Any:
+    """What was given, and of two resolved settings what differs, as the new ones have it."""
+    if not (isinstance(old, Mapping) and isinstance(new, Mapping)):
+        return new
+    kept = given if isinstance(given, Mapping) else {}
+    changed = {
+        key: _overridden(kept.get(key), old.get(key), value) for key, value in new.items() if value != old.get(key)
+    }
+    return {**kept, **changed}
 
 
 def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -> dict[str, Any]:
@@ -46,12 +90,14 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
     config, request, dataset = prepared.config, prepared.request, prepared.dataset
     stages = {name: done for name in (*models, "audit") if (done := folder.done(name)) is not None}
     settings = resolved(config, prepared.pseudonym)
+    start = _start(folder)
     document = {
         "name": folder.path.name,
-        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "created": start.get("created") or now(),
+        "audited": stages["audit"].facts.get("audited") if "audit" in stages else None,
         "seed": config.run.seed,
         "environment": _environment(config.run.device),
-        "config_given": redacted_given(config),
+        "config_given": start.get("config_given", redacted_given(config)),
         "config_resolved": without_folders(without_ids(settings)),
         "request": {
             "level": request.level,

@@ -25,7 +25,8 @@ _HEADER = """\
 # Every setting of this run, defaults too, written by forgetmi. Ids of the request stand here as keyed hashes, from
 # which the site's key finds them again: this file can be given as --config.
 """
-_OURS = ("config.yaml", "log.jsonl", "run.json", "evidence.json", "report.html", "model_card.md")
+_DOCUMENTS = ("run.json", "evidence.json", "report.html", "model_card.md")
+_OURS = ("config.yaml", "log.jsonl", *_DOCUMENTS)
 _OUR_FOLDERS = ("models", "checkpoints", "stages")
 
 
@@ -77,6 +78,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make the folder, or take up the run that it holds; see :meth:`check`.
 
+        Documents of other settings go at once: what is broken off from here on leaves none that says what is not so.
+
         Args:
             path: the folder.
             settings: from :func:`forgetmi.runs.redact.resolved`.
@@ -91,6 +94,8 @@ class RunFolder:
         config = path / "config.yaml"
         if config.is_file() and overwrite:
             _remove_run(path)
+        elif config.is_file() and _changes(result_settings(_read(config)), result_settings(settings)):
+            _remove_documents(path)
         try:
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
@@ -126,6 +131,15 @@ class RunFolder:
                     fix="choose another run.folder, or add --resume (redo what depends on them) or --overwrite",
                 )
 
+    def settings(self) -> dict[str, Any]:
+        """What was resolved when the run was last started; empty where there is no run.
+
+        Raises:
+            ConfigError: it cannot be read.
+        """
+        config = self.path / "config.yaml"
+        return _read(config) if config.is_file() else {}
+
     def model(self, name: str) -> Path:
         """The folder of a model: ``original``, ``unlearned``, ``retrained-0`` and so on."""
         return self.path / "models" / name
@@ -151,7 +165,11 @@ class RunFolder:
         self.log.event("stage_finished", stage=stage, seconds=done.seconds, peak_memory_mb=done.peak_memory_mb)
 
     def checkpoints(self, stage: str, fingerprint: str) -> Path:
-        """A folder for a stage's checkpoints; those of the same stage with other settings are removed."""
+        """A folder for a stage's checkpoints; those of the same stage with other settings are removed.
+
+        The run's documents are removed too: they speak of the model that is about to be made again.
+        """
+        _remove_documents(self.path)
         folder = self.path / "checkpoints" / stage
         marker = folder / "fingerprint"
         if not (self.resume and marker.is_file() and marker.read_text(encoding="utf-8") == fingerprint):
@@ -198,6 +216,11 @@ def _remove_run(path: Path) -> None:
         (path / name).unlink(missing_ok=True)
     for name in _OUR_FOLDERS:
         shutil.rmtree(path / name, ignore_errors=True)
+
+
+def _remove_documents(path: Path) -> None:
+    for name in _DOCUMENTS:
+        (path / name).unlink(missing_ok=True)
 
 
 def _remove_empty(folder: Path) -> None:

@@ -17,6 +17,7 @@ from forgetmi.errors import ConfigError
 from forgetmi.pseudonyms import patient_hasher
 from forgetmi.runs import stages
 from forgetmi.runs.check import read_values
+from forgetmi.runs.documents import note_start
 from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared, prepare, site_key
 from forgetmi.runs.redact import resolved
@@ -84,7 +85,9 @@ def run(
         if overwrite or not there.is_done("original", fingerprint(*stages.original_depends(prepared))):
             read_values(prepared, progress=progress)
         with _owner_only():
+            before = {} if overwrite else there.settings()
             folder = RunFolder.open(checked.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
+            note_start(folder, checked, before, settings)
             with logged_to(folder.log):
                 logger.info("%s", first_line(prepared))
                 return _stages(prepared, folder, until, audit_again)

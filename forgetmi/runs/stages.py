@@ -147,7 +147,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
 
     from forgetmi.audit.evidence import build_evidence
     from forgetmi.audit.scores import AuditContext
-    from forgetmi.runs.documents import run_document
+    from forgetmi.runs.documents import now, run_document
 
     config = prepared.config
     names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
@@ -166,7 +166,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
                 scores[0], scores[1], scores[2:], _parts(prepared), context, config.audit, config.run.seed
             )
         write_json(evidence_file, evidence)
-        folder.finish("audit", Done(mark, cost.seconds, cost.peak_memory_mb, {}))
+        folder.finish("audit", Done(mark, cost.seconds, cost.peak_memory_mb, {"audited": now()}))
     else:
         logger.info("audit: done already, kept")
         evidence = json.loads(evidence_file.read_text(encoding="utf-8"))

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 
 import pytest
+from typer.testing import CliRunner
 
 import forgetmi
+from forgetmi.cli import app
 from forgetmi.config import load_config
+from forgetmi.runs import documents, stages
 from forgetmi.runs.documents import _noise
 from forgetmi.runs.prepare import prepare
 from tests.runs.tiny_source import tiny_settings, write_source
@@ -62,3 +65,69 @@ def test_the_noise_of_a_stage_is_found(source):
         "options": {"forget_mi": {"noise": {"image": {"sd": 0.3}}}},
     }
     assert _noise(_prepared(source, **staged))["noise"]["image"]["sd"] == 0.3
+
+
+DOCUMENTS = {"run.json", "evidence.json", "report.html", "model_card.md"}
+
+
+def _broken_off(*args, **options):
+    raise KeyboardInterrupt
+
+
+def _there(folder):
+    return DOCUMENTS & {path.name for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("change", ["audit__n_bootstrap", "unlearning"])
+def test_documents_of_other_settings_do_not_outlive_a_broken_off_run(source, tmp_path, monkeypatch, change):
+    settings = tiny_settings(source, run__folder=str(tmp_path / "run"))
+    folder = forgetmi.run(settings, progress=False).folder
+    assert _there(folder) == DOCUMENTS
+    value = 300 if change == "audit__n_bootstrap" else {"method": "fine_tune", "fit": {"epochs": 2, "batch_size": 16}}
+    changed = tiny_settings(source, run__folder=str(tmp_path / "run"), **{change: value})
+    with monkeypatch.context() as patched:
+        patched.setattr(stages, "audit", _broken_off)
+        with pytest.raises(KeyboardInterrupt):
+            forgetmi.run(settings, progress=False)  # the same settings: what is there is true
+        assert _there(folder) == DOCUMENTS
+        with pytest.raises(KeyboardInterrupt):
+            forgetmi.run(changed, resume=True, progress=False)
+    assert _there(folder) == set()
+    forgetmi.run(changed, resume=True, progress=False)
+    assert _there(folder) == DOCUMENTS
+
+
+def test_documents_of_a_model_that_is_made_again_go(source, tmp_path, monkeypatch):
+    settings = tiny_settings(source, run__folder=str(tmp_path / "run"))
+    folder = forgetmi.run(settings, progress=False).folder
+    (folder / "stages" / "unlearned.json").unlink()
+    monkeypatch.setattr(stages, "audit", _broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        forgetmi.run(settings, progress=False)
+    assert _there(folder) == set()
+
+
+def test_an_audit_made_again_keeps_what_the_user_gave_and_when(source, tmp_path, monkeypatch):
+    times = iter(f"2026-01-0{day}T00:00:00+00:00" for day in range(1, 10))
+    monkeypatch.setattr(documents, "now", lambda: next(times))
+    settings = tiny_settings(source, run__folder=str(tmp_path / "run"))
+    folder = forgetmi.run(settings, progress=False).folder
+
+    def written():
+        return json.loads((folder / "run.json").read_text())
+
+    first = written()
+    assert "n_keywords" not in json.dumps(first["config_given"])  # a default that nobody gave
+    assert first["created"] < first["audited"]
+    done = CliRunner().invoke(app, ["audit", "--no-progress", "--run", str(folder)])
+    assert done.exit_code in (0, 3), done.output
+    again = written()
+    assert (again["config_given"], again["created"]) == (first["config_given"], first["created"])
+    assert again["audited"] > first["audited"]
+    done = CliRunner().invoke(app, ["audit", "--no-progress", "--run", str(folder), "audit.n_bootstrap=300"])
+    assert done.exit_code in (0, 3), done.output
+    given = first["config_given"]
+    assert written()["config_given"] == {**given, "audit": {**given["audit"], "n_bootstrap": 300}}
+    assert written()["created"] == first["created"]
+    forgetmi.run(settings, overwrite=True, progress=False)
+    assert written()["created"] > again["audited"]
