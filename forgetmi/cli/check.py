@@ -45,7 +45,7 @@ def check(
 
         checked = common.read_config(config, overrides, limit=limit)
         if save is not None:
-            checks.refuse_data_folder(checked, save)
+            checks.refuse_data_folder(checked, {"--json": save})
         prepared = prepare(checked, create_key=False)
         taken = take_fingerprint(prepared, sample=None if read else sample)
         from rich.console import Console

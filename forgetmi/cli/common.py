@@ -145,12 +145,13 @@ def read_config(
 
 def dry_run(config: Config) -> None:
     """Check everything, and say what a run would do. Nothing is written."""
-    from forgetmi.runs.check import plan
+    from forgetmi.runs.check import plan, refuse_own_places
     from forgetmi.runs.folder import RunFolder
     from forgetmi.runs.pipeline import first_line
     from forgetmi.runs.prepare import prepare
     from forgetmi.runs.stages import check_method
 
+    refuse_own_places(config)
     prepared = prepare(config, create_key=False)
     check_method(prepared, RunFolder(config.run.folder))
     typer.echo(first_line(prepared))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -154,14 +154,34 @@ def read_values(prepared: Prepared, *, progress: bool) -> None:
         bar.close()
 
 
-def refuse_data_folder(config: Config, target: Path) -> None:
-    """Raise :class:`ConfigError` where a file would be written into a folder that data is read from."""
+def refuse_data_folder(config: Config, targets: Mapping[str, Path]) -> None:
+    """Raise :class:`ConfigError` where something would be written into a folder that data is read from.
+
+    A source that is one file (a manifest's table) has no folder of its own: what stands beside it is no data.
+
+    Args:
+        config: names the sources.
+        targets: option or setting to the file or folder that it names.
+    """
+    problems, folders = [], []
     for adapter in (config.adapter, *getattr(config.adapter, "adapters", {}).values()):  # those of a join too
         for field in dataclasses.fields(adapter):
             source = getattr(adapter, field.name)
-            if isinstance(source, Path) and source.is_dir() and source.resolve() in target.resolve().parents:
-                raise ConfigError(
-                    [f"{target.name} would be written into the data folder"],
-                    where=str(source),
-                    fix="name a file elsewhere: data folders are never written to",
-                )
+            if not isinstance(source, Path) or not source.is_dir():
+                continue
+            for setting, target in targets.items():
+                place = target.expanduser().resolve()
+                if source.resolve() in (place, *place.parents):
+                    problems.append(f"{setting}: {target.name} would be written into the data folder")
+                    folders.append(str(source))
+    if problems:
+        raise ConfigError(
+            list(dict.fromkeys(problems)),
+            where=", ".join(dict.fromkeys(folders)),
+            fix="name a place elsewhere: data folders are never written to",
+        )
+
+
+def refuse_own_places(config: Config) -> None:
+    """Raise :class:`ConfigError` where the run's folder or the key's file lies in a data folder."""
+    refuse_data_folder(config, {"run.folder": config.run.folder, "run.key_file": config.run.key_file})

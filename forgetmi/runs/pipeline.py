@@ -16,7 +16,7 @@ from forgetmi.config import Config, load_config
 from forgetmi.errors import ConfigError
 from forgetmi.pseudonyms import patient_hasher
 from forgetmi.runs import stages
-from forgetmi.runs.check import read_values
+from forgetmi.runs.check import read_values, refuse_own_places
 from forgetmi.runs.documents import note_start
 from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared, prepare, site_key
@@ -76,6 +76,7 @@ def run(
     """
     _refuse_launcher()
     checked = config if isinstance(config, Config) else load_config(config, overrides)
+    refuse_own_places(checked)
     with _threads(checked.run.threads):
         settings = resolved(checked, patient_hasher(site_key(checked)))
         RunFolder.check(checked.run.folder, settings, resume=resume, overwrite=overwrite)

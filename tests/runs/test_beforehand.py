@@ -11,9 +11,11 @@ from typer.testing import CliRunner
 
 import forgetmi
 from forgetmi.cli import app
-from forgetmi.errors import DataError, MethodError
+from forgetmi.config import load_config
+from forgetmi.errors import ConfigError, DataError, MethodError
 from forgetmi.methods import build_method, check_job
 from forgetmi.runs import stages
+from forgetmi.runs.check import refuse_own_places
 from forgetmi.training.trainer import Trainer
 from tests.runs.tiny_source import tiny_settings, write_source
 from tests.tiny import classifier_case
@@ -78,6 +80,32 @@ def test_a_wrapper_is_refused_what_its_method_cannot_do(wrapper):
     with pytest.raises(MethodError, match="fuses nothing"):
         check_job(build_method(wrapper, {"method": "forget_mi"}), job)
     check_job(build_method(wrapper, {"method": "forget_mi", "options": {"joint": "gate"}}), job)
+
+
+@pytest.mark.parametrize("dry", [True, False])
+def test_nothing_is_written_into_a_data_folder(source, tmp_path, dry):
+    films = shutil.copytree(source, tmp_path / "films")
+    before = sorted(films.rglob("*"))
+    settings = tiny_settings(films, data__root=str(films))
+    config = tmp_path / "run.yaml"
+    config.write_text(yaml.safe_dump(settings))
+    done = CliRunner().invoke(app, ["run", "-c", str(config), *(["--dry-run"] if dry else [])])
+    said = " ".join(done.stderr.split())
+    assert done.exit_code == 2
+    assert "run.folder: run would be written into the data folder" in said
+    assert "run.key_file: site.key would be written into the data folder" in said
+    assert sorted(films.rglob("*")) == before
+
+
+def test_the_data_folder_itself_is_no_run_folder_and_beside_it_is_fine(source, tmp_path):
+    films = shutil.copytree(source, tmp_path / "films")
+    (tmp_path / "link").symlink_to(films)
+    elsewhere = {"run__key_file": str(tmp_path / "site.key"), "data__root": str(films)}
+    for folder in (films, films / "deep" / "er", tmp_path / "link" / "run"):
+        with pytest.raises(ConfigError, match=r"1 setting is wrong:\n  - run\.folder"):
+            refuse_own_places(load_config(tiny_settings(films, run__folder=str(folder), **elsewhere)))
+    refuse_own_places(load_config(tiny_settings(films, run__folder=str(tmp_path / "films2"), **elsewhere)))
+    refuse_own_places(load_config(tiny_settings(films)))  # a table is no folder: what stands beside it is no data
 
 
 def _count_reads(monkeypatch):
