@@ -1,7 +1,7 @@
 """Every unlearning method against retraining, on four data sets.
 
-    python benchmarks/methods.py                          # resumes where it stopped; about an hour on 2 idle cores
-    python benchmarks/methods.py --quick                  # one seed, two retrained models: under 20 minutes
+    python benchmarks/methods.py                          # resumes where it stopped; about 25 minutes on 2 cores
+    python benchmarks/methods.py --quick                  # one seed, two retrained models: about 10 minutes
     python benchmarks/methods.py --device cuda
     python benchmarks/methods.py --datasets mnist_5k --methods ssd fine_tune --sizes 0.03 0.06 0.1 --seeds 0 1 2
 
