@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 import forgetmi
 from forgetmi.cli import app
 from forgetmi.config import load_config
+from forgetmi.methods import METHODS
 from forgetmi.runs import documents, stages
 from forgetmi.runs.documents import _noise
 from forgetmi.runs.prepare import prepare
+from forgetmi.runs.redact import resolved
 from tests.runs.tiny_source import tiny_settings, write_source
 
 FORGET_MI = {"method": "forget_mi", "fit": {"epochs": 1, "batch_size": 16}}
@@ -65,6 +68,17 @@ def test_the_noise_of_a_stage_is_found(source):
         "options": {"forget_mi": {"noise": {"image": {"sd": 0.3}}}},
     }
     assert _noise(_prepared(source, **staged))["noise"]["image"]["sd"] == 0.3
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_written_config_asks_for_the_same_method(source, tmp_path, name):
+    config = load_config(tiny_settings(source, unlearning={"method": name}))
+    settings = resolved(config, lambda identifier: identifier)
+    written = tmp_path / "config.yaml"
+    written.write_text(yaml.safe_dump(settings))
+    again = load_config(written)
+    assert again.method.name == name
+    assert resolved(again, lambda identifier: identifier) == settings
 
 
 DOCUMENTS = {"run.json", "evidence.json", "report.html", "model_card.md"}
