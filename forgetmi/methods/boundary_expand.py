@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -62,7 +62,7 @@ class BoundaryExpand:
                 None if head.bias is None else torch.cat([head.bias, extra[:, -1]]),
             ),
         )
-        wider = replace(task, n_classes=task.n_classes + 1)
+        wider: Any = replace(task, n_classes=task.n_classes + 1)
         forget = job.partition.forget
         labels = torch.full((len(forget),), task.n_classes)
 
