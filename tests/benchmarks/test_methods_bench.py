@@ -378,3 +378,11 @@ def test_bad_arguments_are_refused(bench, capsys):
         with pytest.raises(SystemExit):
             bench.main(given)
         assert said in capsys.readouterr().err
+
+
+@pytest.mark.gpu
+def test_the_same_command_runs_on_a_gpu(bench, tmp_path):
+    assert bench.main(command(tmp_path, "--device", "cuda")) == 0
+    found, page = results(tmp_path)
+    assert {r["method"]: r["done"] for r in found["rows"]}["fine_tune"] == 2
+    assert "wall time" in page and "--device cuda" in found["command"]
