@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from forgetmi.inputs import TabularInput
 from forgetmi.methods import METHODS, build_method
@@ -235,7 +236,6 @@ def test_tuning_never_sees_a_test_record_nor_a_retrained_model(bench, tmp_path, 
 
 
 def test_the_criterion_prefers_a_useful_model_to_a_destroyed_one(bench, tmp_path):
-    import torch
     from methods_bench.models import Request
     from methods_bench.setups import SETUPS, Workplace
     from methods_bench.tuning import criterion
@@ -381,6 +381,7 @@ def test_bad_arguments_are_refused(bench, capsys):
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_the_same_command_runs_on_a_gpu(bench, tmp_path):
     assert bench.main(command(tmp_path, "--device", "cuda")) == 0
     found, page = results(tmp_path)
