@@ -19,6 +19,7 @@ KINDS = {
     "tasks": ("forgetmi.tasks:TASKS", "forgetmi", "init", "DIR"),
     "modalities": ("forgetmi.modalities:MODALITIES", "forgetmi", "init", "DIR"),
     "metrics": ("", "forgetmi", "audit", "--run", "runs/NAME"),
+    "presets": ("", "forgetmi", "run", "--config", "run.yaml", "unlearning.tuned_for=NAME"),
 }
 
 
@@ -44,7 +45,8 @@ def ls(
         from rich.text import Text
 
         table = Table(box=None, show_header=False, pad_edge=False)
-        for name, line in _metrics() if kind == "metrics" else _registered(target):
+        own = {"metrics": _metrics, "presets": _presets}
+        for name, line in own[kind]() if kind in own else _registered(target):
             table.add_row(Text(name, style="bold"), Text(line))
         Console().print(table)
         common.next_command(*following)
@@ -65,6 +67,12 @@ def _metrics() -> list[tuple[str, str]]:
     package = importlib.import_module("forgetmi.metrics")
     names = [module.name for module in pkgutil.iter_modules(package.__path__)]
     return [(name, _line(importlib.import_module(f"forgetmi.metrics.{name}"))) for name in names]
+
+
+def _presets() -> list[tuple[str, str]]:
+    from forgetmi.methods.presets import presets
+
+    return [(name, f"options of {', '.join(methods)}") for name, methods in presets().items()]
 
 
 def _line(found: object) -> str:
