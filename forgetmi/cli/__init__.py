@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import typer
 
 from forgetmi.cli import audit, check, demo, init, ls, report, run, train, unlearn
@@ -28,6 +30,9 @@ app.command()(init.init)
 
 def main() -> None:
     """The ``forgetmi`` command."""
+    # Before torch is imported: large tensors in large memory pages, where the system gives them on request. Mapping
+    # small ones took a fifth of the time of training on large images on a CPU (benchmarks/forget_mi_step.py).
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     app()
 
 

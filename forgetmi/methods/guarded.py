@@ -39,7 +39,7 @@ class Guarded:
     They work on every fit of the unlearned model; edits without training are not changed by the first three.
 
     Attributes:
-        method, options: what is wrapped.
+        inner, options: what is wrapped: a method and its options.
         rectify: ``none``, ``conflict``, ``always``.
         retain_batch: records for r, >= 1; one more forward and backward pass over them a step.
         protect: number of retain records, >= 0; takes that many times the model's memory.
@@ -47,7 +47,7 @@ class Guarded:
         chunks: >= 1.
     """
 
-    method: str = "gradient_ascent"
+    inner: str = "gradient_ascent"
     options: Mapping[str, Any] = field(default_factory=dict)
     rectify: Literal["none", "conflict", "always"] = "none"
     retain_batch: int = 16
@@ -68,7 +68,7 @@ class Guarded:
         }
         problems = [message for message, holds in checks.items() if not holds]
         try:
-            build_method(self.method, self.options)
+            build_method(self.inner, self.options)
         except ConfigError as error:
             problems += error.problems
         if problems:
@@ -76,14 +76,14 @@ class Guarded:
 
     def check(self, job: UnlearningJob) -> None:
         """The wrapped method must be able to do it."""
-        check_job(build_method(self.method, self.options), job)
+        check_job(build_method(self.inner, self.options), job)
         if self.noise and job.trainer.precision == "fp16":
             raise MethodError("noise on gradients needs their true scale, and fp16 scales them", fix="precision: bf16")
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The wrapped method's model."""
         check_job(self, job)
-        inner = build_method(self.method, self.options)
+        inner = build_method(self.inner, self.options)
         guarded = replace(job, trainer=self._constrained(job))
         if self.chunks == 1:
             return inner.unlearn(guarded)

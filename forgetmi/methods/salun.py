@@ -28,7 +28,7 @@ class SalUn:
 
     Attributes:
         share: of the entries of all weights that may move, in [0, 1]. Published: .5.
-        method: the method that is masked. Published: random_labels.
+        inner: the method that is masked. Published: random_labels.
         options: its options.
         saliency: ``sum``: the absolute value of the summed gradient, as published. ``per_record``: the root mean
             square of the records' own gradients, in which records that pull apart do not cancel (our addition).
@@ -36,7 +36,7 @@ class SalUn:
     """
 
     share: float = 0.5
-    method: str = "random_labels"
+    inner: str = "random_labels"
     options: Mapping[str, Any] = field(default_factory=dict)
     saliency: Literal["sum", "per_record"] = "sum"
     batch_size: int = 32
@@ -48,10 +48,10 @@ class SalUn:
     def __post_init__(self) -> None:
         problems = [] if 0 <= self.share <= 1 else [f"share must be in [0, 1], not {self.share}"]
         problems += [] if self.batch_size >= 1 else [f"batch_size must be >= 1, not {self.batch_size}"]
-        if self.method == "retrain":
-            problems.append("method: retraining starts from no weight of the original; there is nothing to mask")
+        if self.inner == "retrain":
+            problems.append("inner: retraining starts from no weight of the original; there is nothing to mask")
         try:
-            build_method(self.method, self.options)
+            build_method(self.inner, self.options)
         except ConfigError as error:
             problems += error.problems
         if problems:
@@ -59,12 +59,12 @@ class SalUn:
 
     def check(self, job: UnlearningJob) -> None:
         """The masked method must be able to do it."""
-        check_job(build_method(self.method, self.options), job)
+        check_job(build_method(self.inner, self.options), job)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The masked method's model."""
         check_job(self, job)
-        inner = build_method(self.method, self.options)
+        inner = build_method(self.inner, self.options)
         original = job.copy_of_original()
         mask = WeightMask(largest(self._saliency(job, original), self.share), original)
         model = inner.unlearn(replace(job, trainer=mask.constrain(job.trainer)))

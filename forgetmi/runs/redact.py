@@ -41,8 +41,7 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
         "task": {"name": config.task.name, **config.task.options},
         "model": model,
         "training": _fields(config.training),
-        # Last, for a method that wraps another has an option of this name too, which a config cannot reach.
-        "unlearning": {**_fields(config.method), "method": config.method.name},
+        "unlearning": {"method": config.method.name, **_fields(config.method)},
         "audit": {"retrains": config.retrains, "workers": config.workers, **_fields(config.audit)},
         "run": config.run.model_dump(exclude_none=True),
         "case": config.case.model_dump(exclude_none=True),

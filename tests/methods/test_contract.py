@@ -37,7 +37,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     },
     "salun": {"options": {"fit": {**FAST, "batch_size": 13}}},
     "unsir": {"noise_records": 4, "noise_steps": 2, "retain_records": 8},
-    "salun/causal_lm": {"method": "npo", "options": {"fit": FAST}},
+    "salun/causal_lm": {"inner": "npo", "options": {"fit": FAST}},
 }
 BY_CLASS = {"unsir"}  # methods for requests that name a whole class
 NO_DRAWS: set[str] = {

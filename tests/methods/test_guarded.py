@@ -19,7 +19,7 @@ CASES = [classifier_case, language_case]
 def test_with_everything_off_it_is_the_method(make, method):
     options = {"fit": FIT}
     alone = build_method(method, options).unlearn(make().job(seed=2))
-    guarded = build_method("guarded", {"method": method, "options": options}).unlearn(make().job(seed=2))
+    guarded = build_method("guarded", {"inner": method, "options": options}).unlearn(make().job(seed=2))
     assert same_state(state_of(alone), state_of(guarded))
 
 
@@ -65,7 +65,7 @@ def test_a_projected_step_leaves_the_protected_records_losses_alone(make):
 
 def test_noise_moves_what_would_stand_still_and_depends_on_the_seed():
     case = classifier_case()
-    still = {"options": {"fit": {**SGD, "epochs": 1, "lr": 1.0, "batch_size": 6}}, "method": "delete"}
+    still = {"options": {"fit": {**SGD, "epochs": 1, "lr": 1.0, "batch_size": 6}}, "inner": "delete"}
     free = build_method("guarded", still).unlearn(case.job(seed=1))
     noisy = build_method("guarded", {**still, "noise": 0.1}).unlearn(case.job(seed=1))
     name = "head.weight"

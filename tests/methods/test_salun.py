@@ -24,7 +24,7 @@ def saliency(case):
 @pytest.mark.parametrize("method", ["random_labels", "gradient_ascent", "forget_mi", "scrub_r", "eu_k"])
 def test_every_weight_is_the_method_and_none_is_the_original(method):
     case = classifier_case()
-    options = {"method": method, "options": {"fit": {**FIT, "mode": "frozen_batchnorm"}}}
+    options = {"inner": method, "options": {"fit": {**FIT, "mode": "frozen_batchnorm"}}}
     alone = build_method(method, options["options"]).unlearn(case.job(seed=3))
     every = build_method("salun", {**options, "share": 1.0}).unlearn(case.job(seed=3))
     assert same_state(state_of(alone), state_of(every))
@@ -70,7 +70,7 @@ def test_the_mask_does_not_depend_on_its_batch_size():
 
 def test_a_language_model_with_a_method_that_serves_it():
     case = language_case()
-    model = build_method("salun", {"method": "npo", "options": {"fit": FIT}}).unlearn(case.job())
+    model = build_method("salun", {"inner": "npo", "options": {"fit": FIT}}).unlearn(case.job())
     assert not same_state(state_of(case.model), state_of(model))
     with pytest.raises(MethodError, match="random_labels cannot serve the task 'causal_lm'"):
         build_method("salun").unlearn(language_case().job())
@@ -89,7 +89,7 @@ def test_wrong_options_are_refused_all_at_once_those_of_the_masked_method_too():
     with pytest.raises(ConfigError, match=r"(?s)share must be.*batch_size.*unknown option 'ordre'"):
         build_method("salun", {"share": 2.0, "batch_size": 0, "options": {"ordre": 1}})
     with pytest.raises(ConfigError, match="unknown method"):
-        build_method("salun", {"method": "randon_labels"})
+        build_method("salun", {"inner": "randon_labels"})
     with pytest.raises(ConfigError, match="nothing to mask"):
-        build_method("salun", {"method": "retrain"})
+        build_method("salun", {"inner": "retrain"})
     assert "salun" in METHODS
