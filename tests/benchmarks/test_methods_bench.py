@@ -324,11 +324,17 @@ def test_the_closing_says_what_the_numbers_say(bench, ours, share, met):
         for name, gap in (("forget_mi", ours), ("fine_tune", 0.2))
     ]
     text = " ".join(closing(document(rows, datasets)))
+    alone = {**row("forget_mi", cell(0.1)), "share": 0.03}, {**row("fine_tune", cell(0.2)), "share": 0.03}
+    at_three = " ".join(closing(document([*rows, *alone], datasets))).split("### 3% forgotten")
+    assert at_three[0].strip() == text.strip()
+    assert "nearer on 1 of 1 data sets" in at_three[1] and "It rests on one seed." in at_three[1]
+    assert "too few data sets to judge" in at_three[1] and "goal is" not in at_three[1]
     assert ("The goal is met." in text) == met
     assert ("The goal is not met." in text) != met
-    assert f"nearer in {4 if ours < 0.2 else 0} of 4 comparisons, and in {4 if met else 0} of them" in text
+    assert f"nearer on {4 if ours < 0.2 else 0} of 4 data sets, and on {4 if met else 0} of them" in text
+    assert "one seed" not in text
     assert f"is {'nearer' if ours < 0.2 else 'not nearer'} than the best baseline" in text
-    assert f"one of ours is nearest in {4 if met else 0}." in text
+    assert f"one of ours is nearest on {4 if met else 0}." in text
 
 
 def test_the_page_says_who_is_no_nearer_than_the_original_and_whether_the_criterion_points_to_retrained(bench):
