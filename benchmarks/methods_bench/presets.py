@@ -11,14 +11,15 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parents[1] / "results" / "methods.json"
+SIZE = "0.1"
 PRESETS = Path(__file__).parents[2] / "forgetmi" / "methods" / "presets.json"
 
 
 def presets_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Data set to method to options: those of the smallest forget size that was tuned; what failed has none."""
+    """Data set to method to options: those of the forget size that is measured everywhere; what failed has none."""
     found: dict[str, dict[str, Any]] = {}
     for dataset, sizes in document["tuned"].items():
-        methods = sizes[min(sizes, key=float)]
+        methods = sizes[SIZE]
         found[dataset] = {
             name: cell["options"]
             for name, cell in sorted(methods.items())

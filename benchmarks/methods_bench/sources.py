@@ -55,7 +55,7 @@ def pneumonia_pairs(sizes: Sizes, scratch: Path, data: Path | None) -> RecordDat
     never saw the forgotten films for ones that did. Every film gets fixed pixel noise of its own, as the demo's do:
     without it these films are told apart so easily that even the original has memorised next to nothing.
     """
-    folders = [data, os.environ.get("FORGETMI_DATA"), Path(__file__).parents[3] / "shared" / "data"]
+    folders = [data, os.environ.get("FORGETMI_DATA")]
     file = next((p for f in folders if f and (p := Path(f) / "pneumoniamnist.npz").is_file()), None)
     if file is None:
         raise NotHereError("there is no pneumoniamnist.npz in --data FOLDER nor in FORGETMI_DATA")
