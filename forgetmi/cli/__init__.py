@@ -30,8 +30,7 @@ app.command()(init.init)
 
 def main() -> None:
     """The ``forgetmi`` command."""
-    # Before torch is imported: large tensors in large memory pages, where the system gives them on request. Mapping
-    # small ones took a fifth of the time of training on large images on a CPU (benchmarks/forget_mi_step.py).
+    # Before torch is imported: large tensors in large memory pages, where the system gives them on request.
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     app()
 
