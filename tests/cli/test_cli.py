@@ -220,7 +220,10 @@ def test_the_commands_one_after_the_other(config, tmp_path):
     assert (moved / "report.html").read_text() == first
 
 
-@pytest.mark.parametrize("kind", ["methods", "attacks", "adapters", "models", "encoders", "tasks", "metrics", "presets"])
+KINDS = ["methods", "attacks", "adapters", "models", "encoders", "tasks", "metrics", "presets"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_ls_lists_what_there_is(kind):
     done = _call("ls", kind)
     assert done.exit_code == 0, done.output
