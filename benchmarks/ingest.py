@@ -7,8 +7,8 @@ looking for missing films is part of the measurement. Each run is a process of i
 (377,110 films, 227,827 studies, 65,379 patients) with 1,000 patients resolved in 10 s and 1.5 GB; NIH (112,120
 films) in 2 s. With --quick, a hundredth of each is read, which says nothing about the limits.
 
-The exit status is 1 where the time of the processor or the memory is over a limit. The time on the clock is
-reported, and is longer where others use the machine.
+The exit status is 1 where, at the full sizes, the time of the processor or the memory is over a limit. The time on the
+clock is reported, and is longer where others use the machine.
 """
 
 from __future__ import annotations
@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         content = {"machine": machine, "limits": LIMITS, "results": results}
         (target / "ingest.json").write_text(json.dumps(content, indent=2) + "\n")
         (target / "ingest.md").write_text(report(results, machine))
-    return int(any(is_over(result) for result in results))
+    return int(not given.quick and any(is_over(result) for result in results))  # the limits are for the full sizes
 
 
 def is_over(result: dict[str, Any]) -> bool:
