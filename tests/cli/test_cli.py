@@ -254,11 +254,11 @@ def test_a_real_ctrl_c_leaves_nothing_half_written(config, tmp_path):
     words = [sys.executable, "-m", "forgetmi.cli", "run", "-c", str(config), "--no-progress", "training.epochs=100000"]
     process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     checkpoint = tmp_path / "out" / "checkpoints" / "original"
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # a busy machine
     while not list(checkpoint.glob("*.pt")) and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
     assert process.returncode == 130
     assert errors.splitlines()[-1].startswith("interrupted")
     assert "Traceback" not in errors

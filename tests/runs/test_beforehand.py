@@ -78,8 +78,8 @@ def test_a_job_that_the_method_cannot_do_is_refused_before_training(source, tmp_
 def test_a_wrapper_is_refused_what_its_method_cannot_do(wrapper):
     job = classifier_case(fusion=None, heads="per_modality").job()
     with pytest.raises(MethodError, match="fuses nothing"):
-        check_job(build_method(wrapper, {"method": "forget_mi"}), job)
-    check_job(build_method(wrapper, {"method": "forget_mi", "options": {"joint": "gate"}}), job)
+        check_job(build_method(wrapper, {"inner": "forget_mi"}), job)
+    check_job(build_method(wrapper, {"inner": "forget_mi", "options": {"joint": "gate"}}), job)
 
 
 @pytest.mark.parametrize("dry", [True, False])
