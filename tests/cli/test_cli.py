@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -252,7 +253,9 @@ def test_init_writes_once(tmp_path):
 @pytest.mark.skipif(os.name != "posix", reason="signals")
 def test_a_real_ctrl_c_leaves_nothing_half_written(config, tmp_path):
     words = [sys.executable, "-m", "forgetmi.cli", "run", "-c", str(config), "--no-progress", "training.epochs=100000"]
-    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    # A shell's background job ignores Ctrl-C, and its children with it.
+    heard = partial(signal.signal, signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(words, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, preexec_fn=heard)
     checkpoint = tmp_path / "out" / "checkpoints" / "original"
     deadline = time.monotonic() + 300  # a busy machine
     while not list(checkpoint.glob("*.pt")) and time.monotonic() < deadline and process.poll() is None:
