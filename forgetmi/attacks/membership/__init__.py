@@ -1,6 +1,9 @@
 """Membership inference: can someone tell that a record was in training?
 
-``ATTACKS`` maps a name to a dataclass of options with ``result(forget, test, rng, retain=...) -> AttackResult``.
+``ATTACKS`` maps a name to a dataclass of options with ``result(forget, test, rng, retain=..., population=...)``, which
+gives an :class:`~forgetmi.attacks.membership.result.AttackResult`. ``forget`` holds members, ``test`` non-members; both
+carry signals of the attacked model, and of reference models where the attack compares with some. ``population`` holds
+other records that nobody trained on.
 """
 
 from forgetmi.registry import Registry

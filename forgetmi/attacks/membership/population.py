@@ -7,18 +7,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from forgetmi.attacks.membership.result import (
-    AttackResult,
-    PartSignals,
-    check_attack_options,
-    check_disjoint,
-    loss_figures,
-    patient_codes,
-    patient_folds,
-    record_figures,
-)
+from forgetmi.attacks.membership.result import AttackResult, PartSignals, check_attack_options, check_disjoint
+from forgetmi.attacks.membership.scored import scored_result
 from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES
-from forgetmi.metrics.roc import Bools, Floats, Ints, best_balanced_accuracy
 
 
 @dataclass(frozen=True)
@@ -48,7 +39,13 @@ class ThresholdAttack:
         check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
 
     def result(
-        self, forget: PartSignals, test: PartSignals, rng: np.random.Generator, *, retain: PartSignals | None = None
+        self,
+        forget: PartSignals,
+        test: PartSignals,
+        rng: np.random.Generator,
+        *,
+        retain: PartSignals | None = None,
+        population: PartSignals | None = None,
     ) -> AttackResult:
         """Attack one model.
 
@@ -56,49 +53,25 @@ class ThresholdAttack:
             forget: members; needs the signals ``loss`` and :attr:`signal`.
             test: non-members, other patients; the same signals.
             rng: for folds and intervals.
-            retain: not used by this attack.
+            retain, population: not used by this attack.
 
         Raises:
             AuditError: a signal is missing or not finite, or a patient stands on both sides.
         """
         check_disjoint({"forget": forget, "test": test})
-        values = [forget.get(self.signal), test.get(self.signal)]
-        scores = -np.concatenate(values)
-        member = np.repeat([True, False], [len(v) for v in values])
-        patients = np.concatenate([np.asarray(forget.patients), np.asarray(test.patients)])
-        folds = min(self.folds, np.unique(forget.patients).size, np.unique(test.patients).size)
-        notes = [] if folds == self.folds else [f"{folds} folds instead of {self.folds}: a class has few patients"]
-        fold, called = np.full(scores.size, -1, dtype=np.int64), None
-        if folds >= 2:
-            fold = np.concatenate([patient_folds(part.patients, folds, rng) for part in (forget, test)])
-            called = out_of_fold_calls(scores, member, fold)
-        else:
-            notes = ["a side has one patient: no threshold can be fitted without it"]
-        figures = record_figures(
+        scores = -np.concatenate([forget.get(self.signal), test.get(self.signal)])
+        return scored_result(
             scores,
-            called,
-            member,
-            patients,
+            forget,
+            test,
             rng,
+            name=self.name,
+            definition=f"score = -{self.signal}",
+            options={"signal": self.signal, **asdict(self), "fprs": list(self.fprs)},
+            folds=self.folds,
             fprs=self.fprs,
             n_resamples=self.n_resamples,
             level=self.level,
-            no_calls="; ".join(notes),
-        )
-        figures |= loss_figures(forget, test, rng, n_resamples=self.n_resamples, level=self.level)
-        return AttackResult(
-            name=self.name,
-            definition=f"score = -{self.signal}; members: forget records, non-members: test records; ties count half; "
-            f"threshold for balanced accuracy from {folds}-fold cross-validation by patient, classes weigh the same; "
-            "TPR: the largest with realised FPR at or below the target",
-            options={"signal": self.signal, **asdict(self), "fprs": list(self.fprs)},
-            figures=figures,
-            scores=scores,
-            member=member,
-            called=called,
-            fold=fold,
-            patient=patient_codes(patients),
-            notes=notes,
         )
 
 
@@ -112,25 +85,3 @@ class ModifiedEntropyAttack(ThresholdAttack):
     """The signal is the modified entropy, which a confident wrong answer makes large."""
 
     name = signal = "modified_entropy"
-
-
-def out_of_fold_calls(scores: Floats, member: Bools, fold: Ints) -> Bools:
-    """Decide on each record with the threshold fitted on the other folds [n]."""
-    called = np.zeros(scores.size, dtype=np.bool_)
-    for held_out in np.unique(fold):
-        inside = fold == held_out
-        called[inside] = scores[inside] >= fit_threshold(scores[~inside], member[~inside])
-    return called
-
-
-def fit_threshold(scores: Floats, member: Bools) -> float:
-    """The threshold of highest balanced accuracy: the middle of its gap between scores.
-
-    ``inf`` calls nobody a member and ``-inf`` everybody. Of equally good thresholds the highest is taken: the fewest
-    accused.
-    """
-    _, best = best_balanced_accuracy(scores, member)
-    lower = scores[scores < best]
-    if np.isinf(best) or lower.size == 0:
-        return float(best) if np.isinf(best) else -np.inf
-    return float((best + lower.max()) / 2.0)

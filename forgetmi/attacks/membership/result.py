@@ -33,16 +33,33 @@ from forgetmi.metrics.roc import (
 
 
 @dataclass(frozen=True)
+class References:
+    """The same signals of the same records under K reference models.
+
+    Attributes:
+        signals: name to [K, n], or [K, n, q] with q queries (augmented views) a record.
+        seen: [K, n]: whether reference k saw the record: trained on it (``shadows``), or trained on it and then
+            unlearned it (``unlearned_shadows``). Retrained models saw neither forget nor test records.
+    """
+
+    signals: Mapping[str, ArrayLike]
+    seen: ArrayLike
+
+
+@dataclass(frozen=True)
 class PartSignals:
     """Signals of a part's records under one model.
 
     Attributes:
-        signals: name (``loss``, ``entropy``, ``modified_entropy``) to one value a record [n].
+        signals: name (``loss``, ``entropy``, ``modified_entropy``, ``scaled_logit``) to one value a record [n], or to
+            [n, q] of q queries a record.
         patients: patient of each record [n].
+        references: what is known of them under reference models: ``shadows``, ``unlearned_shadows``, ``retrained``.
     """
 
     signals: Mapping[str, ArrayLike]
     patients: ArrayLike
+    references: Mapping[str, References] = field(default_factory=dict)
 
     def get(self, name: str) -> Floats:
         """One signal [n].
@@ -50,15 +67,51 @@ class PartSignals:
         Raises:
             AuditError: there is none of that name, its length differs from the patients', or it is not finite.
         """
-        if name not in self.signals:
-            raise AuditError(f"the attack needs the signal {name!r}", expected=f"given: {', '.join(self.signals)}")
-        values, patients = np.asarray(self.signals[name], dtype=np.float64), np.asarray(self.patients)
-        if values.ndim != 1 or values.shape != patients.shape or values.size == 0:
+        values = self.queries(name)
+        if values.shape[1] != 1:
+            raise AuditError(f"signal {name!r} has {values.shape[1]} queries a record: this attack takes one")
+        return values[:, 0]
+
+    def queries(self, name: str) -> Floats:
+        """One signal [n, q]; q = 1 where there is one value a record. Raises as :meth:`get`."""
+        values = _finite(f"signal {name!r}", self._named(self.signals, name, ""))
+        patients = np.asarray(self.patients)
+        if values.ndim not in (1, 2) or values.shape[:1] != patients.shape or values.size == 0:
             raise AuditError(f"signal {name!r} {values.shape} and patients {patients.shape}: one value a record, n > 0")
-        wrong = int((~np.isfinite(values)).sum())
-        if wrong:
-            raise AuditError(f"signal {name!r}: {wrong} of {values.size} values are not finite")
-        return values
+        return values.reshape(len(values), -1)
+
+    def under_references(self, kind: str, name: str) -> tuple[Floats, Bools]:
+        """A signal [K, n, q] under reference models of a kind, and which of them saw which record [K, n].
+
+        Raises:
+            AuditError: there are none, shapes do not fit, or a value is not finite.
+        """
+        if kind not in self.references:
+            raise AuditError(
+                f"the attack compares with reference models of the kind {kind!r}, and there are none",
+                expected=f"given: {', '.join(self.references) or 'no reference models'}",
+                fix="shadow models: set audit.shadows; a file of signals: give rows of reference models",
+            )
+        references, n = self.references[kind], len(np.asarray(self.patients))
+        values = _finite(f"signal {name!r} of {kind}", self._named(references.signals, name, f" of {kind}"))
+        seen = np.asarray(references.seen, dtype=np.bool_)
+        if values.ndim not in (2, 3) or values.shape[:2] != seen.shape or seen.shape[1] != n:
+            raise AuditError(
+                f"signal {name!r} of {kind} {values.shape}, seen {seen.shape}: [K, n] or [K, n, q], n = {n}"
+            )
+        return values.reshape(*seen.shape, -1), seen
+
+    def _named(self, signals: Mapping[str, ArrayLike], name: str, of: str) -> Floats:
+        if name not in signals:
+            raise AuditError(f"the attack needs the signal {name!r}{of}", expected=f"given: {', '.join(signals)}")
+        return np.asarray(signals[name], dtype=np.float64)
+
+
+def _finite(what: str, values: Floats) -> Floats:
+    wrong = int((~np.isfinite(values)).sum())
+    if wrong:
+        raise AuditError(f"{what}: {wrong} of {values.size} values are not finite")
+    return values
 
 
 @dataclass(frozen=True)
@@ -164,8 +217,10 @@ def check_disjoint(parts: Mapping[str, PartSignals]) -> None:
 def loss_figures(
     forget: PartSignals, test: PartSignals, rng: np.random.Generator, *, n_resamples: int, level: float
 ) -> dict[str, Figure]:
-    """Forget and test loss, which stand beside every attack figure."""
-    figures = {}
+    """Forget and test loss, which stand beside every attack figure; none where no loss is known (labels only)."""
+    figures: dict[str, Figure] = {}
+    if "loss" not in forget.signals or "loss" not in test.signals:
+        return figures
     for part, signals in (("forget", forget), ("test", test)):
         bootstrap = PatientBootstrap(signals.patients, rng, n_resamples=n_resamples, level=level)
         figures[f"{part}_loss"] = measure(

@@ -62,7 +62,13 @@ class SvcAttack:
             raise ConfigError([f"max_records must be at least 2, not {self.max_records}"])
 
     def result(
-        self, forget: PartSignals, test: PartSignals, rng: np.random.Generator, *, retain: PartSignals | None = None
+        self,
+        forget: PartSignals,
+        test: PartSignals,
+        rng: np.random.Generator,
+        *,
+        retain: PartSignals | None = None,
+        population: PartSignals | None = None,
     ) -> AttackResult:
         """Attack one model.
 
@@ -71,6 +77,7 @@ class SvcAttack:
             test: non-members, other patients.
             rng: for folds, subsamples and intervals.
             retain: members to learn from, other patients. Required.
+            population: not used by this attack.
 
         Raises:
             AuditError: no retain records, fewer than two test patients, a signal is missing or not finite, or a patient
@@ -148,7 +155,13 @@ class PublishedSvcAttack:
             raise ConfigError([f"batch_size must be at least 1, not {self.batch_size}"])
 
     def result(
-        self, forget: PartSignals, test: PartSignals, rng: np.random.Generator, *, retain: PartSignals | None = None
+        self,
+        forget: PartSignals,
+        test: PartSignals,
+        rng: np.random.Generator,
+        *,
+        retain: PartSignals | None = None,
+        population: PartSignals | None = None,
     ) -> AttackResult:
         """Attack one model, records batched in the order given.
 
