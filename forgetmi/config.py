@@ -10,7 +10,7 @@ Sections of a config file (``forgetmi init DIR`` writes a commented one)::
     unlearning:  method: NAME, its options, tuned_for: a preset that they stand on
     audit:       retrains, workers, and forgetmi.audit.options.AuditOptions
     run:         folder, seed, device, precision, num_workers, threads, cache, key_file, limit
-    case:        what the report quotes: reference, model_purpose, legal_basis, release
+    case:        what people declare, for the report: forgetmi.audit.case.Case
 
 Paths are relative to the file; those of an override to the shell's folder.
 """
@@ -25,6 +25,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from forgetmi.audit.case import Case
 from forgetmi.errors import ConfigError, RequestError, did_you_mean
 from forgetmi.model_settings import ModelConfig, read_model
 from forgetmi.options import build_options
@@ -150,13 +151,10 @@ class RunConfig(_Section):
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
-class CaseConfig(_Section):
-    """What only people know, for the report; no patient's identifier belongs here."""
+class CaseConfig(Case):
+    """What only people know, for the report: see :class:`forgetmi.audit.case.Case`."""
 
-    reference: str | None = None
-    model_purpose: str | None = None
-    legal_basis: str | None = None
-    release: str | None = None
+    model_config = ConfigDict(strict=True)
 
 
 class TaskConfig(_Section):

@@ -13,24 +13,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
+from forgetmi.audit.case import Case
+from forgetmi.audit.document import Count, Document, Seconds, Sha256
 from forgetmi.errors import AuditError
 
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
-Seconds = Annotated[float, Field(ge=0.0)]
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
-
-
-class Document(BaseModel):
-    """Base of everything here: no unknown key, no NaN, no Infinity, no change after the fact."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, populate_by_name=True)
-
-    def to_json(self) -> dict[str, Any]:
-        """A JSON-able mapping under the published key names."""
-        return self.model_dump(mode="json", by_alias=True)
 
 
 class Counts(Document):
@@ -96,7 +85,7 @@ class Models(Document):
 
     original: ModelEntry
     unlearned: ModelEntry | None = None
-    retrained: list[ModelEntry] = []
+    retrained: list[ModelEntry] = Field(default=[])
 
 
 class MethodSummary(Document):
@@ -105,7 +94,7 @@ class MethodSummary(Document):
     name: str
     paper: str | None = None
     summary: str | None = None
-    options: dict[str, Any] = {}
+    options: dict[str, Any] = Field(default={})
 
 
 class Stage(Document):
@@ -114,15 +103,6 @@ class Stage(Document):
     name: str
     seconds: Seconds
     peak_memory_mb: float | None = None
-
-
-class Case(Document):
-    """What only people know; as entered, nothing is derived from it."""
-
-    reference: str | None = Field(default=None, description="the office's file number; never a patient's id")
-    model_purpose: str | None = None
-    legal_basis: str | None = Field(default=None, description="such as 'GDPR art. 17', 'withdrawn research consent'")
-    release: str | None = Field(default=None, description="who gets the model, and how: labels, probabilities, weights")
 
 
 class RunDocument(Document):
@@ -140,7 +120,7 @@ class RunDocument(Document):
     data: DataSummary
     models: Models
     method: MethodSummary
-    stages: list[Stage] = []
+    stages: list[Stage] = Field(default=[])
     key_fingerprint: str | None = Field(
         default=None, description="start of a hash of the site's key: which key, not the key"
     )

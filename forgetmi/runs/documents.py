@@ -140,7 +140,7 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
             if done.facts.get("made_here", True)
         ],
         "key_fingerprint": hashlib.sha256(b"forgetmi site key" + prepared.key).hexdigest()[:12],
-        "case": config.case.model_dump(),
+        "case": config.case.to_json(),
     }
     return validate_document(document, "run")
 

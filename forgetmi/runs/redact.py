@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Callable, Mapping
+from datetime import date
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
@@ -44,7 +45,7 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
         "unlearning": {"method": config.method.name, **_fields(config.method)},
         "audit": {"retrains": config.retrains, "workers": config.workers, **_fields(config.audit)},
         "run": config.run.model_dump(exclude_none=True),
-        "case": config.case.model_dump(exclude_none=True),
+        "case": config.case.model_dump(mode="json", exclude_none=True),
     }
     plain: dict[str, Any] = _plain(found)
     return plain
@@ -106,4 +107,4 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
-    return str(value) if isinstance(value, Path) else value
+    return str(value) if isinstance(value, Path | date) else value
