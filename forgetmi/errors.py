@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 
 class ForgetMIError(Exception):
@@ -106,3 +106,8 @@ def did_you_mean(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, known, n=1)
     hint = f"Did you mean '{close[0]}'? " if close else ""
     return f"{hint}Available: {', '.join(known) or 'none'}."
+
+
+def unmet(checks: Mapping[str, bool]) -> list[str]:
+    """Of messages and the conditions that they ask for, the messages whose condition does not hold."""
+    return [message for message, holds in checks.items() if not holds]

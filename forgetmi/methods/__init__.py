@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, UnlearningMethod, check_job
 from forgetmi.options import build_options
 from forgetmi.registry import Registry
@@ -54,4 +55,13 @@ def build_method(name: str, options: Mapping[str, Any] | None = None) -> Unlearn
     return method
 
 
-__all__ = ["METHODS", "Needs", "UnlearningJob", "UnlearningMethod", "build_method", "check_job"]
+def method_problems(name: str, options: Mapping[str, Any] | None = None) -> list[str]:
+    """What is wrong with a method's name or options; empty where nothing is. For methods that wrap others."""
+    try:
+        build_method(name, options)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
+
+
+__all__ = ["METHODS", "Needs", "UnlearningJob", "UnlearningMethod", "build_method", "check_job", "method_problems"]

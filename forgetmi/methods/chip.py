@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from forgetmi.errors import ConfigError, MethodError
+from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.parts.edits.layers import layers
 from forgetmi.parts.edits.subspace import common_space, differential, most_affected, without_space
@@ -64,7 +64,7 @@ class CHIP:
             "variance must be in (0, 1]": 0 < self.variance <= 1,
             "batch_size must be >= 1": self.batch_size >= 1,
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.parts.edits.importance import squared_gradients
 from forgetmi.parts.edits.layers import layers
@@ -56,7 +56,7 @@ class FisherForgetting:
             "max_sd must be > 0": self.max_sd is None or self.max_sd > 0,
             "batch_size must be >= 1": self.batch_size >= 1,
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.errors import ConfigError, MethodError
+from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.edits.folding import Fold, find_folds, fold_factors, hidden_layers, run_order
 from forgetmi.parts.edits.forgetting_layers import (
@@ -90,7 +90,7 @@ class FNN:
             "rounds must be >= 1": self.rounds >= 1,
             "step must be finite and >= 0": math.isfinite(self.step) and self.step >= 0,
         }
-        problems = [message for message, holds in checks.items() if not holds]
+        problems = unmet(checks)
         if problems := problems + without_validation(self.fit):
             raise ConfigError(problems)
 

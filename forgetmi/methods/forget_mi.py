@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.errors import ConfigError, MethodError
+from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of
 from forgetmi.methods.validation import forgetting_gap, require_validation
 from forgetmi.models.output import ModelOutput
@@ -98,7 +98,7 @@ class ForgetMI:
                 not self.gate_fit.validates
             ),
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
     @property

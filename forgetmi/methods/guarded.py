@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from forgetmi.errors import ConfigError, MethodError
-from forgetmi.methods import build_method
+from forgetmi.errors import ConfigError, MethodError, unmet
+from forgetmi.methods import build_method, method_problems
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.methods.stages import stage_job
 from forgetmi.parts.edits.importance import per_sample_gradients
@@ -66,11 +66,8 @@ class Guarded:
             "noise must be >= 0": self.noise >= 0,
             "chunks must be >= 1": self.chunks >= 1,
         }
-        problems = [message for message, holds in checks.items() if not holds]
-        try:
-            build_method(self.inner, self.options)
-        except ConfigError as error:
-            problems += error.problems
+        problems = unmet(checks)
+        problems += method_problems(self.inner, self.options)
         if problems:
             raise ConfigError(problems)
 

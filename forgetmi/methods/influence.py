@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from forgetmi.errors import ConfigError, MethodError
+from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.parts.edits.importance import gradient_sum, per_sample_gradients, trainable
 from forgetmi.parts.edits.influence import inverse_curvature_product
@@ -57,7 +57,7 @@ class Influence:
             "memory_gb must be > 0": self.memory_gb > 0,
             "batch_size must be >= 1": self.batch_size >= 1,
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:

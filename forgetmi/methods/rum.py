@@ -10,7 +10,7 @@ import numpy as np
 from torch import nn
 
 from forgetmi.errors import ConfigError, did_you_mean
-from forgetmi.methods import build_method
+from forgetmi.methods import build_method, method_problems
 from forgetmi.methods.base import Needs, PerturbsInputs, UnlearningJob, UnlearningMethod, check_job
 from forgetmi.methods.stages import stage_job
 from forgetmi.training.scoring import collect_signals
@@ -57,10 +57,7 @@ class RUM:
             problems.append("methods: retraining has no stages; use retrain by itself")
         for name in dict.fromkeys(self.methods):
             if name not in (NOTHING, "retrain"):
-                try:
-                    build_method(name, self.options.get(name))
-                except ConfigError as error:
-                    problems += error.problems
+                problems += method_problems(name, self.options.get(name))
         if problems:
             raise ConfigError(problems)
 

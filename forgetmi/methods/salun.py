@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from torch import Tensor, nn
 
 from forgetmi.errors import ConfigError
-from forgetmi.methods import build_method
+from forgetmi.methods import build_method, method_problems
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.parts.edits.importance import gradient_sum, squared_gradients
 from forgetmi.parts.updates.mask import WeightMask, largest
@@ -50,10 +50,7 @@ class SalUn:
         problems += [] if self.batch_size >= 1 else [f"batch_size must be >= 1, not {self.batch_size}"]
         if self.inner == "retrain":
             problems.append("inner: retraining starts from no weight of the original; there is nothing to mask")
-        try:
-            build_method(self.inner, self.options)
-        except ConfigError as error:
-            problems += error.problems
+        problems += method_problems(self.inner, self.options)
         if problems:
             raise ConfigError(problems)
 

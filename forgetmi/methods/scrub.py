@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch, Loader
-from forgetmi.errors import ConfigError, MethodError
+from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.relabelled import labels_of
 from forgetmi.parts.selection.sequences import InTurnPlan
@@ -66,7 +66,7 @@ class Scrub:
             "temperature must be > 0": self.temperature > 0,
             "max_epochs must be >= 0": self.max_epochs >= 0,
         }
-        problems = [message for message, holds in checks.items() if not holds]
+        problems = unmet(checks)
         if problems := problems + without_validation(self.fit):
             raise ConfigError(problems)
 

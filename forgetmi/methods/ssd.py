@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.parts.edits.dampening import dampened
 from forgetmi.parts.edits.importance import Tensors, squared_gradients
@@ -55,7 +55,7 @@ class SSD:
             "bound must be in (0, 1]": 0 < self.bound <= 1,
             "batch_size must be >= 1": self.batch_size >= 1,
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.classes import forgotten_classes
 from forgetmi.parts.selection.learned_noise import LearnedNoise, OneStepPlan, WithNoisePlan
@@ -65,7 +65,7 @@ class UNSIR:
             "penalty must be >= 0": self.penalty >= 0,
             "retain_records must be >= 1": self.retain_records >= 1,
         }
-        problems = [message for message, holds in checks.items() if not holds]
+        problems = unmet(checks)
         for name in ("noise_fit", "impair", "repair"):
             problems += [f"{name}: {problem}" for problem in without_validation(getattr(self, name))]
         if problems:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import nn
 
-from forgetmi.errors import ConfigError
+from forgetmi.errors import ConfigError, unmet
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class FitOptions:
             "checkpoint_every must be >= 0": self.checkpoint_every >= 0,
             "max_loss must be > 0": self.max_loss > 0,
         }
-        if problems := [message for message, holds in checks.items() if not holds]:
+        if problems := unmet(checks):
             raise ConfigError(problems)
 
 
