@@ -96,12 +96,7 @@ class RunFolder:
             _remove_run(path)
         elif config.is_file() and _changes(result_settings(_read(config)), result_settings(settings)):
             _remove_documents(path)
-        try:
-            path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        except OSError as error:
-            raise ForgetMIError(
-                f"the run folder cannot be made: {error.strerror}", where=str(path), fix="choose another run.folder"
-            ) from error
+        make_folder(path)
         write_text(config, _HEADER + yaml.safe_dump(dict(settings), sort_keys=False, allow_unicode=True))
         return cls(path, resume=resume, progress=progress)
 
@@ -177,6 +172,20 @@ class RunFolder:
             folder.mkdir(mode=0o700, parents=True)
             write_text(marker, fingerprint)
         return folder
+
+
+def make_folder(path: Path) -> None:
+    """The folder, which only its owner may look into.
+
+    Raises:
+        ForgetMIError: it cannot be made.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ForgetMIError(
+            f"the run folder cannot be made: {error.strerror}", where=str(path), fix="choose another run.folder"
+        ) from error
 
 
 def private_files() -> None:

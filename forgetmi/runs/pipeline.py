@@ -19,6 +19,7 @@ from forgetmi.runs import stages
 from forgetmi.runs.check import read_values, refuse_own_places
 from forgetmi.runs.documents import note_start
 from forgetmi.runs.folder import RunFolder, fingerprint
+from forgetmi.runs.lock import locked
 from forgetmi.runs.prepare import Prepared, prepare, site_key
 from forgetmi.runs.redact import resolved
 from forgetmi.training.runlog import RunLog
@@ -85,11 +86,11 @@ def run(
         stages.check_method(prepared, there)
         if overwrite or not there.is_done("original", fingerprint(*stages.original_depends(prepared))):
             read_values(prepared, progress=progress)
-        with _owner_only():
+        with _owner_only(), locked(checked.run.folder):
             before = {} if overwrite else there.settings()
             folder = RunFolder.open(checked.run.folder, settings, resume=resume, overwrite=overwrite, progress=progress)
-            note_start(folder, checked, before, settings)
             with logged_to(folder.log):
+                note_start(folder, checked, before, settings)
                 logger.info("%s", first_line(prepared))
                 return _stages(prepared, folder, until, audit_again)
 
