@@ -5,6 +5,13 @@ here draws *patients* with replacement, separately in each stratum (forgotten pa
 lacks a class. Resampling is by integer weights: a statistic is a function of weights [r, n] (r resamples, n records),
 see :mod:`forgetmi.metrics.roc`, and no resample is ever copied out.
 
+Percentiles of few patients are too narrow (the AUC of 12 and 12 patients: 93 % instead of 95 %), for the same two
+reasons for which Student's t interval is wider than a normal one with the divisor n. So the percentiles that are read
+off are those of the normal law at -+ sqrt(c) t, t the quantile of Student's law with f degrees of freedom ("expanded
+percentile", Hesterberg 2015). One stratum of n patients: c = n / (n - 1), f = n - 1. More strata (our reading): as
+though patients of all strata varied alike, c = sum(1/n) / sum((n - 1)/n^2) and Welch's
+f = sum(1/n)^2 / sum(1 / (n^2 (n - 1))).
+
 A figure that does not vary between patients (AUC 1.0, every forgotten record right) makes a bootstrap interval of width
 zero, which would be false confidence. For a figure that lies in known bounds the interval is then the exact binomial
 one: were the chance that a patient differs larger than ``d = 1 - (alpha/2) ** (1/m)``, m patients would all have agreed
@@ -16,7 +23,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,7 +35,7 @@ from forgetmi.metrics.roc import Floats, Statistic, auc_statistic, mean_statisti
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
-_CELLS = 4_000_000  # weights held at one time: 32 MB
+_CELLS = 200_000  # weights held at one time: 1.6 MB, which stays in a processor's cache
 _UNDEFINED_LIMIT = 0.5
 
 
@@ -138,14 +145,21 @@ class PatientBootstrap:
             counts = np.zeros((size, self.n_patients))
             for members, source in zip(self._strata, sources, strict=True):
                 counts[:, members] = _multinomial(source, size, members.size)
-            yield counts[:, self._codes]
+            yield counts.take(self._codes, axis=1)
 
     def replicates(self, statistic: Statistic) -> Floats:
         """The statistic of every resample [n_resamples]; NaN where it is undefined."""
         return np.concatenate([statistic(chunk) for chunk in self.weights()])
 
+    def expanded_tail(self) -> float:
+        """The share of resamples that is left out at each end; see the module's text. Needs 2 patients a stratum."""
+        sizes = np.array([s.size for s in self._strata], dtype=np.float64)
+        shrunk = (1.0 / sizes).sum() / ((sizes - 1.0) / sizes**2).sum()
+        freedom = (1.0 / sizes).sum() ** 2 / (1.0 / (sizes**2 * (sizes - 1.0))).sum()
+        return float(stats.norm.cdf(math.sqrt(shrunk) * stats.t.ppf((1.0 - self.level) / 2.0, freedom)))
+
     def interval(self, statistic: Statistic, *, bounds: tuple[float, float] | None = None) -> Interval:
-        """Percentile interval of a weighted statistic.
+        """Expanded percentile interval of a weighted statistic.
 
         Args:
             statistic: weights [r, n] to values [r].
@@ -163,17 +177,34 @@ class PatientBootstrap:
         if undefined > _UNDEFINED_LIMIT * drawn.size:
             reason = f"undefined in {undefined} of {drawn.size} resamples: a class has too few patients"
             return Interval.none(reason, n_patients=self.n_patients, level=self.level, n_undefined=undefined)
-        tail = (1.0 - self.level) / 2.0
+        tail = self.expanded_tail()
         low, high = (float(end) for end in np.quantile(kept, (tail, 1.0 - tail)))
         if high - low > 1e-12:
             return Interval(low, high, self.level, "patient bootstrap", self.n_patients, n_undefined=undefined)
         if bounds is None:
             reason = "the figure does not vary between resamples of patients"
             return Interval.none(reason, n_patients=self.n_patients, level=self.level, n_undefined=undefined)
-        differ = 1.0 - tail ** (1.0 / self.n_smallest)
-        low, high = low - differ * (low - bounds[0]), high + differ * (bounds[1] - high)
-        method = "exact binomial by patient"
-        return Interval(low, high, self.level, method, self.n_patients, n_undefined=undefined)
+        exact = unvarying_interval(
+            (low + high) / 2.0, bounds, n_smallest=self.n_smallest, n_patients=self.n_patients, level=self.level
+        )
+        return replace(exact, n_undefined=undefined)
+
+
+def unvarying_interval(
+    value: float, bounds: tuple[float, float], *, n_smallest: int, n_patients: int, level: float
+) -> Interval:
+    """Exact binomial interval of a figure in which all patients agree; see the module's text.
+
+    Args:
+        value: the figure.
+        bounds: the range in which it must lie.
+        n_smallest: patients of the smallest stratum.
+        n_patients: patients of all.
+        level: nominal coverage.
+    """
+    differ = 1.0 - ((1.0 - level) / 2.0) ** (1.0 / n_smallest)
+    low, high = value - differ * (value - bounds[0]), value + differ * (bounds[1] - value)
+    return Interval(low, high, level, "exact binomial by patient", n_patients)
 
 
 def _multinomial(source: np.random.Generator, rows: int, n: int) -> NDArray[np.int64]:
@@ -192,7 +223,7 @@ def bootstrap_interval(
     level: float = LEVEL,
     bounds: tuple[float, float] | None = None,
 ) -> Interval:
-    """Patient-clustered percentile interval of any weighted statistic: weights [r, n] to values [r]."""
+    """Patient-clustered interval of any weighted statistic: weights [r, n] to values [r]."""
     bootstrap = PatientBootstrap(groups, rng, n_resamples=n_resamples, strata=strata, level=level)
     return bootstrap.interval(statistic, bounds=bounds)
 

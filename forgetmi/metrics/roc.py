@@ -126,7 +126,7 @@ def roc_curve(scores: ArrayLike, member: ArrayLike) -> RocCurve:
         AuditError: as :func:`check_scores`.
     """
     values, truth = check_scores(scores, member)
-    order = np.argsort(-values, kind="stable")
+    order = np.argsort(-values)  # a tie block is one vertex: the order inside it does not matter, and stable is slower
     ranked = values[order]
     ends = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True))
     tp = np.append(0, np.cumsum(truth[order])[ends]).astype(np.int64)
@@ -143,15 +143,17 @@ def auc_statistic(scores: ArrayLike, member: ArrayLike) -> Statistic:
     """
     values, truth = check_scores(scores, member)
     members, others = np.flatnonzero(truth), np.flatnonzero(~truth)
-    others = others[np.argsort(values[others], kind="stable")]
+    members, others = members[np.argsort(values[members])], others[np.argsort(values[others])]
     below = np.searchsorted(values[others], values[members], side="left")
     up_to = np.searchsorted(values[others], values[members], side="right")
 
     def statistic(weights: Floats) -> Floats:
-        passed = _cumulative(weights[:, others])
-        gained = weights[:, members]
+        passed = _cumulative(weights.take(others, axis=1))
+        gained = weights.take(members, axis=1)
         # wins are counted twice (below + below) and ties once (up_to - below): integers until the division
-        doubled = ((passed[:, below] + passed[:, up_to]) * gained).sum(axis=1)
+        passing = passed.take(below, axis=1)
+        passing += passed.take(up_to, axis=1)
+        doubled = np.einsum("rm,rm->r", passing, gained)
         return _divide(doubled, 2.0 * gained.sum(axis=1) * passed[:, -1])
 
     return statistic
@@ -176,11 +178,11 @@ def tpr_at_fpr_statistic(scores: ArrayLike, member: ArrayLike, fpr: float) -> St
     above = np.append(np.searchsorted(-values[members], -values[others], side="left"), members.size)
 
     def statistic(weights: Floats) -> Floats:
-        false_positives = _cumulative(weights[:, others])
+        false_positives = _cumulative(weights.take(others, axis=1))
         budget = fpr * false_positives[:, -1:] + _ROUNDING
         # the first non-member that breaks the budget: the threshold must lie above its score, ties and all
         breaker = (false_positives[:, 1:] <= budget).sum(axis=1)
-        true_positives = _cumulative(weights[:, members])
+        true_positives = _cumulative(weights.take(members, axis=1))
         reached = np.take_along_axis(true_positives, above[breaker][:, None], axis=1)[:, 0]
         return _divide(reached, true_positives[:, -1])
 
