@@ -244,6 +244,7 @@ def record_figures(
     n_resamples: int,
     level: float,
     no_calls: str = "",
+    unit: str = "record",
 ) -> dict[str, Figure]:
     """AUC, balanced accuracy, share of forget records called member, and TPR at each FPR.
 
@@ -255,6 +256,7 @@ def record_figures(
         rng, n_resamples, level: of the intervals, in which folds and decisions stay as they are.
         fprs: false positive rates.
         no_calls: why there are no decisions.
+        unit: what a score is of, for the sentences.
     """
     scores, member = check_scores(scores, member)
     bootstrap = PatientBootstrap(patients, rng, strata=member, n_resamples=n_resamples, level=level)
@@ -266,7 +268,8 @@ def record_figures(
             auc_statistic(scores, member),
             bootstrap,
             direction="remembers_above",
-            sentence="The attack ranks a forget record above a test record in {value:.1%} of pairs (guessing: 50 %).",
+            sentence=f"The attack ranks a forget {unit} above a test {unit} in {{value:.1%}} of pairs "
+            "(guessing: 50 %).",
             bounds=(0.0, 1.0),
             counts=counts,
         )
@@ -283,7 +286,7 @@ def record_figures(
             balanced_accuracy_statistic(called, member),
             bootstrap,
             direction="remembers_above",
-            sentence="With forget and test records weighing the same, {value:.1%} are told apart (guessing: 50 %).",
+            sentence=f"With forget and test {unit}s weighing the same, {{value:.1%}} are told apart (guessing: 50 %).",
             bounds=(0.0, 1.0),
             counts=hits,
         )
@@ -292,7 +295,7 @@ def record_figures(
             mean_statistic(called[member]),
             own,
             direction="remembers_above",
-            sentence="{value:.1%} of the forget records are called members.",
+            sentence=f"{{value:.1%}} of the forget {unit}s are called members.",
             bounds=(0.0, 1.0),
             counts={"tp": hits["tp"], "n_members": counts["n_members"]},
         )
@@ -308,8 +311,8 @@ def record_figures(
             tpr_at_fpr_statistic(scores, member, fpr),
             bootstrap,
             direction="remembers_above",
-            sentence=f"{point.tp} of {point.n_members} forget records ({{value:.1%}}) are found while {point.fp} of "
-            f"{point.n_nonmembers} test records are accused.",
+            sentence=f"{point.tp} of {point.n_members} forget {unit}s ({{value:.1%}}) are found while {point.fp} of "
+            f"{point.n_nonmembers} test {unit}s are accused.",
             bounds=(0.0, 1.0),
             counts=with_point,
         )

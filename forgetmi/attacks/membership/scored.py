@@ -33,6 +33,8 @@ def scored_result(
     level: float,
     notes: Sequence[str] = (),
     threshold: float | None = None,
+    called: Bools | str | None = None,
+    unit: str = "record",
 ) -> AttackResult:
     """The result of an attack that gives every record one score.
 
@@ -51,12 +53,20 @@ def scored_result(
         n_resamples, level: of the intervals.
         notes: what the reader must know besides.
         threshold: a record is called a member from this score on, by the attack's own definition; none is fitted.
+        called: decisions [n_forget + n_test] of a rule that ``definition`` states, or why there can be none; nothing is
+            fitted either.
+        unit: what a score is of: a record, or a patient.
     """
     n = [len(np.asarray(part.patients)) for part in (forget, test)]
     member = np.repeat([True, False], n)
     patients = np.concatenate([np.asarray(forget.patients), np.asarray(test.patients)])
-    remarks, fold, called, rule = list(notes), np.full(scores.size, -1, dtype=np.int64), None, ""
-    if threshold is not None:
+    remarks, fold, rule = list(notes), np.full(scores.size, -1, dtype=np.int64), "decisions by that rule"
+    if isinstance(called, str):
+        remarks.append(called)
+        called, rule = None, f"no decisions: {called}"
+    elif called is not None:
+        pass
+    elif threshold is not None:
         called, rule = scores >= threshold, f"called a member from a score of {threshold:g} on"
     else:
         used = min(folds, np.unique(forget.patients).size, np.unique(test.patients).size)
@@ -77,11 +87,12 @@ def scored_result(
         n_resamples=n_resamples,
         level=level,
         no_calls="; ".join(remarks),
+        unit=unit,
     )
     figures |= loss_figures(forget, test, rng, n_resamples=n_resamples, level=level)
     return AttackResult(
         name=name,
-        definition=f"{definition}; members: forget records, non-members: test records; ties count half; {rule}; "
+        definition=f"{definition}; members: forget {unit}s, non-members: test {unit}s; ties count half; {rule}; "
         "TPR: the largest with realised FPR at or below the target",
         options=options,
         figures=figures,
