@@ -292,7 +292,7 @@ def _proportion(k: int, n: int, level: float, method: str) -> Interval:
     return Interval(float(ends.low), float(ends.high), level, name, n)
 
 
-def null_auc_sd(n_members: int, n_nonmembers: int) -> float:
+def null_auc_sd(n_members: float, n_nonmembers: float) -> float:
     """Standard deviation of the AUC when scores carry nothing, records independent and without ties.
 
     sqrt((P + N + 1) / (12 P N)), the Mann-Whitney null variance.

@@ -1,0 +1,124 @@
+"""Detection limits: pins, inverses of each other, and the rate at which planted leakage is found."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from forgetmi.errors import AuditError
+from forgetmi.metrics.delong import delong_interval
+from forgetmi.metrics.intervals import null_auc_sd
+from forgetmi.metrics.power import (
+    auc_power,
+    detectable_auc,
+    detectable_tpr,
+    effective_size,
+    patients_needed,
+    power_sentence,
+)
+
+
+def test_pins():
+    # 2.8015852 = z(.975) + z(.8)
+    assert detectable_auc(100, 100) == pytest.approx(0.5 + 2.8015852 * 0.0409268, abs=3e-7)
+    assert detectable_auc(100, 100, reference=0.55) == pytest.approx(0.55 + 2.8015852 * 0.0409268, abs=3e-7)
+    assert detectable_auc(2, 100) is None
+    assert power_sentence(30, 600) == (
+        "With 30 forgotten and 600 other patients this audit can detect an AUC above 0.66 (in 80% of cases)."
+    )
+    assert "cannot detect even a perfect attack" in power_sentence(2, 100)
+
+
+def test_power_is_the_inverse():
+    for p, n, level, power, reference in ((30, 60, 0.95, 0.8, 0.5), (200, 50, 0.9, 0.95, 0.6)):
+        limit = detectable_auc(p, n, level=level, power=power, reference=reference)
+        assert auc_power(limit, p, n, level=level, reference=reference) == pytest.approx(power)
+    assert auc_power(0.5, 30, 60) == pytest.approx(0.025)
+
+
+@pytest.mark.parametrize("auc", [0.52, 0.6, 0.75, 0.99])
+@pytest.mark.parametrize("n_nonmembers", [None, 20, 600])
+def test_patients_needed_is_the_smallest_number(auc, n_nonmembers):
+    needed = patients_needed(auc, n_nonmembers=n_nonmembers)
+    enough = [p for p in range(1, 4000) if null_auc_sd(p, n_nonmembers or p) * 2.8015852 <= auc - 0.5]
+    assert needed == (enough[0] if enough else None)
+
+
+def test_detectable_rate_is_exact():
+    found = detectable_tpr(30, 0.05)
+    assert stats.binom.sf(found.count - 1, 30, 0.05) <= 0.025 < stats.binom.sf(found.count - 2, 30, 0.05)
+    assert stats.binom.sf(found.count - 1, 30, found.rate) == pytest.approx(0.8)
+    assert (found.count, found.n_members) == (5, 30)
+    assert detectable_tpr(1, 0.05).rate is None  # one patient called a member may be chance: 5 % > 2.5 %
+    one = detectable_tpr(1, 0.01, power=0.9)
+    assert (one.count, one.rate) == (1, pytest.approx(0.9))
+    assert detectable_tpr(1000, 0.01).rate < detectable_tpr(100, 0.01).rate < detectable_tpr(10, 0.01).rate
+
+
+def test_effective_size():
+    assert effective_size([1, 1, 1], 0.7) == 3
+    assert effective_size([4, 4, 4], 0.0) == 12
+    assert effective_size([4, 4, 4], 1.0) == pytest.approx(3)
+    assert effective_size([4, 4, 4], 0.5) == pytest.approx(12 / 2.5)
+    # one patient with 9 of 10 records: a random record's patient has 8.2 of them
+    assert effective_size([9, 1], 1.0) == pytest.approx(10 / 8.2)
+
+
+def test_simulated_power_is_the_predicted_one():
+    rng = np.random.default_rng(0)
+    p, n, reps = 40, 80, 1500
+    limit = detectable_auc(p, n)
+    shift = np.sqrt(2) * stats.norm.ppf(limit)
+    # many audits at once: sign of all pairs, by ranks
+    scores = rng.normal(size=(reps, p + n)) + shift * (np.arange(p + n) < p)
+    ranks = stats.rankdata(scores, axis=1)[:, :p].sum(axis=1)
+    aucs = (ranks - p * (p + 1) / 2) / (p * n)
+    alarms = aucs - stats.norm.ppf(0.975) * null_auc_sd(p, n) > 0.5
+    low, high = stats.binom.ppf([0.005, 0.995], reps, 0.8)
+    assert low <= alarms.sum() <= high
+    # and with the interval that is printed
+    member = np.arange(p + n) < p
+    printed = np.mean([delong_interval(row, member).low > 0.5 for row in scores[:500]])
+    assert printed == pytest.approx(0.8, abs=0.06)
+    nothing = rng.normal(size=(500, p + n))
+    false = np.mean([delong_interval(row, member).low > 0.5 for row in nothing])
+    assert false <= stats.binom.ppf(0.995, 500, 0.025) / 500
+
+
+def test_effective_size_predicts_the_spread_of_clustered_aucs():
+    rng = np.random.default_rng(1)
+    rho, reps = 0.5, 3000
+    records = np.repeat([1, 2, 5], 20)
+    patients = np.repeat(np.arange(120), np.tile(records, 2))
+    member = patients < 60
+    noise = np.sqrt(rho) * rng.normal(size=(reps, 120))[:, patients]
+    noise += np.sqrt(1 - rho) * rng.normal(size=(reps, patients.size))
+    p, n = int(member.sum()), int((~member).sum())
+    aucs = (stats.rankdata(noise, axis=1)[:, member].sum(axis=1) - p * (p + 1) / 2) / (p * n)
+    of_ranks = 6 / np.pi * np.arcsin(rho / 2)  # correlation of the ranks of a normal pair
+    size = effective_size(records, of_ranks)
+    assert aucs.std() == pytest.approx(null_auc_sd(size, size), rel=0.04)
+    # a few patients with many records can weigh more than all others: then counting patients is not safe either
+    assert effective_size([30, 1, 1, 1, 1, 1], 0.9) < 2
+
+
+def test_simulated_rate_is_the_predicted_one():
+    rng = np.random.default_rng(2)
+    found = detectable_tpr(50, 0.02, power=0.9)
+    assert (rng.binomial(50, found.rate, 4000) >= found.count).mean() == pytest.approx(0.9, abs=0.015)
+    assert (rng.binomial(50, 0.02, 4000) >= found.count).mean() <= 0.025
+
+
+def test_refuses():
+    for wrong in (
+        lambda: detectable_auc(0, 10),
+        lambda: detectable_auc(10, 10, level=95),
+        lambda: detectable_auc(10, 10, power=1.0),
+        lambda: detectable_auc(10, 10, reference=1.5),
+        lambda: patients_needed(0.5),
+        lambda: detectable_tpr(0, 0.1),
+        lambda: detectable_tpr(10, 0.0),
+        lambda: effective_size([0, 1], 0.5),
+        lambda: effective_size([1, 1], 1.5),
+    ):
+        with pytest.raises(AuditError):
+            wrong()
