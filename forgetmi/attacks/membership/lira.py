@@ -97,8 +97,12 @@ def lira_scores(
 
 
 def _problems(mode: str, centre: str, variance: str, queries: str) -> list[str]:
-    given = (("mode", mode, MODES), ("centre", centre, CENTRES), ("variance", variance, VARIANCES))
-    given += (("queries", queries, QUERIES),)
+    given = (
+        ("mode", mode, MODES),
+        ("centre", centre, CENTRES),
+        ("variance", variance, VARIANCES),
+        ("queries", queries, QUERIES),
+    )
     found = [unknown(option, value, choices) for option, value, choices in given if value not in choices]
     if mode == "offline_one_sided" and queries == "multivariate":
         found.append("queries='multivariate' has no one-sided form: take queries='mean' or mode='offline_two_sided'")
@@ -131,7 +135,7 @@ def _variance(found: Moments, middle: Floats, variance: str, n_references: int) 
         spread = np.reshape((found.squares + weight * np.square(off - level)).sum() / weight.sum(), (1, 1))
     # equal values leave a rounding error of their mean behind: that is no spread
     size = np.abs(found.mean) if variance == "per_record" else np.abs(found.mean).max()
-    flat = (spread <= np.square(n_references * np.finfo(np.float64).eps * size)).any(axis=1)
+    flat: Bools = np.any(spread <= np.square(n_references * np.finfo(np.float64).eps * size), axis=1)
     _check_spread(int(flat.sum()), len(flat), "the same value under all reference models")
     return spread
 

@@ -72,8 +72,9 @@ def rmia_scores(
     if problems := _problems(mode, a, gamma, ties):
         raise ConfigError(problems)
     loss, references, mask = as_queries(target_loss, reference_loss, seen)
-    nobody = np.broadcast_to(np.False_, np.shape(population_reference_loss)[:2])
-    z_loss, z_references, nobody = as_queries(population_loss, population_reference_loss, nobody)
+    z_loss, z_references, nobody = as_queries(
+        population_loss, population_reference_loss, np.broadcast_to(np.False_, np.shape(population_reference_loss)[:2])
+    )
     if len(references) != len(z_references):
         raise AuditError(
             f"{len(references)} reference models scored the records and {len(z_references)} the population"
@@ -164,7 +165,7 @@ class RmiaAttack(ComparingAttack):
             )
         n_in, n_out = (counts(data.seen, group) for group in (True, False))
         mode, notes = self.mode or "online", []
-        if not self.mode and (n_in.min() < 1 or n_out.min() < 1):
+        if not self.mode and n_in.min() < 1:
             mode = "offline"
             notes.append(f"offline: no reference model saw {int((n_in < 1).sum())} of {n_in.size} records")
         scores = rmia_scores(
