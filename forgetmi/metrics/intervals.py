@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy import stats
+from scipy import special, stats
 
 from forgetmi.errors import AuditError
 from forgetmi.metrics.roc import Floats, Statistic, auc_statistic, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
@@ -276,20 +276,23 @@ def paired_difference_interval(
 
 def clopper_pearson(k: int, n: int, level: float = LEVEL) -> Interval:
     """Exact two-sided interval of a proportion: k of n independent trials (patients, not their records)."""
-    return _proportion(k, n, level, "exact")
+    _check_proportion(k, n, level)
+    tail = (1.0 - level) / 2.0
+    low = float(special.betaincinv(k, n - k + 1, tail)) if k else 0.0
+    high = float(special.betaincinv(k + 1, n - k, 1.0 - tail)) if k < n else 1.0
+    return Interval(low, high, level, "Clopper-Pearson", n)
 
 
 def wilson(k: int, n: int, level: float = LEVEL) -> Interval:
     """Wilson score interval of a proportion: k of n independent trials."""
-    return _proportion(k, n, level, "wilson")
+    _check_proportion(k, n, level)
+    ends = stats.binomtest(k, n).proportion_ci(confidence_level=level, method="wilson")
+    return Interval(float(ends.low), float(ends.high), level, "Wilson", n)
 
 
-def _proportion(k: int, n: int, level: float, method: str) -> Interval:
+def _check_proportion(k: int, n: int, level: float) -> None:
     if not 0 <= k <= n or n < 1 or not 0.0 < level < 1.0:
         raise AuditError(f"a proportion needs 0 <= k <= n, n >= 1 and a level in (0, 1), not k={k}, n={n}, {level}")
-    ends = stats.binomtest(k, n).proportion_ci(confidence_level=level, method=method)
-    name = "Clopper-Pearson" if method == "exact" else "Wilson"
-    return Interval(float(ends.low), float(ends.high), level, name, n)
 
 
 def null_auc_sd(n_members: float, n_nonmembers: float) -> float:
