@@ -29,6 +29,9 @@ class ThresholdAttack:
 
     name: ClassVar[str] = "loss"
     signal: ClassVar[str] = "loss"
+    references: ClassVar[tuple[str, ...]] = ()
+    needs_population: ClassVar[bool] = False
+    signals: ClassVar[tuple[str, ...]] = ("loss",)
 
     folds: int = 5
     fprs: tuple[float, ...] = (0.01, 0.001)
@@ -79,9 +82,11 @@ class EntropyAttack(ThresholdAttack):
     """The signal is the entropy of the prediction: it needs no label."""
 
     name = signal = "entropy"
+    signals = ("entropy",)
 
 
 class ModifiedEntropyAttack(ThresholdAttack):
     """The signal is the modified entropy, which a confident wrong answer makes large."""
 
     name = signal = "modified_entropy"
+    signals = ("modified_entropy",)

@@ -11,7 +11,7 @@ import numpy as np
 
 from forgetmi.attacks.membership.result import AttackResult, PartSignals, check_attack_options, check_disjoint
 from forgetmi.attacks.membership.scored import scored_result
-from forgetmi.errors import AuditError, ConfigError, did_you_mean
+from forgetmi.errors import AuditError, did_you_mean
 from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES
 from forgetmi.metrics.roc import Bools, Floats, Ints
 
@@ -78,12 +78,7 @@ class ComparingAttack:
         problems = self.problems()
         if self.reference_models and self.reference_models not in self.references:
             problems.append(unknown("reference_models", self.reference_models, self.references))
-        try:
-            check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
-        except ConfigError as error:
-            problems += error.problems
-        if problems:
-            raise ConfigError(problems)
+        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level, problems)
 
     def problems(self) -> list[str]:
         """What is wrong with the attack's own options."""

@@ -167,9 +167,11 @@ class AttackResult:
         }
 
 
-def check_attack_options(folds: int, fprs: Sequence[float], n_resamples: int, level: float) -> None:
-    """Raise :class:`ConfigError` with everything that is wrong."""
-    problems = []
+def check_attack_options(
+    folds: int, fprs: Sequence[float], n_resamples: int, level: float, own: Sequence[str] = ()
+) -> None:
+    """Raise :class:`ConfigError` with everything that is wrong, with what is wrong with options of the attack's own."""
+    problems = list(own)
     if folds < 2:
         problems.append(f"folds must be at least 2, not {folds}: a record may not be scored on what it was fitted on")
     problems += [f"fprs: a false positive rate lies in (0, 1), not {fpr}" for fpr in fprs if not 0.0 < fpr < 1.0]

@@ -26,7 +26,7 @@ from forgetmi.attacks.membership.result import (
     patient_folds,
     record_figures,
 )
-from forgetmi.errors import AuditError, ConfigError
+from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Figure
 from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, Interval
 from forgetmi.metrics.roc import Floats
@@ -49,6 +49,9 @@ class SvcAttack:
     """
 
     name: ClassVar[str] = "svc"
+    references: ClassVar[tuple[str, ...]] = ()
+    needs_population: ClassVar[bool] = False
+    signals: ClassVar[tuple[str, ...]] = ("loss",)
 
     folds: int = 5
     max_records: int = 2000
@@ -57,9 +60,8 @@ class SvcAttack:
     level: float = LEVEL
 
     def __post_init__(self) -> None:
-        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
-        if self.max_records < 2:
-            raise ConfigError([f"max_records must be at least 2, not {self.max_records}"])
+        own = [] if self.max_records >= 2 else [f"max_records must be at least 2, not {self.max_records}"]
+        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level, own)
 
     def result(
         self,
@@ -145,14 +147,17 @@ class PublishedSvcAttack:
     """
 
     name: ClassVar[str] = "published_svc"
+    references: ClassVar[tuple[str, ...]] = ()
+    needs_population: ClassVar[bool] = False
+    signals: ClassVar[tuple[str, ...]] = ("loss",)
 
     batch_size: int = 32
     n_resamples: int = N_RESAMPLES
     level: float = LEVEL
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ConfigError([f"batch_size must be at least 1, not {self.batch_size}"])
+        own = [] if self.batch_size >= 1 else [f"batch_size must be at least 1, not {self.batch_size}"]
+        check_attack_options(2, (), self.n_resamples, self.level, own)
 
     def result(
         self,
@@ -201,7 +206,8 @@ def fit_svc(members: ArrayLike, others: ArrayLike) -> SVC:
     """SVC(C=3, rbf, gamma=auto), fitted on losses of members (label 1) and others (label 0)."""
     seen, unseen = np.asarray(members, dtype=np.float64), np.asarray(others, dtype=np.float64)
     labels = np.repeat([1, 0], [seen.size, unseen.size])
-    return SVC(C=3, kernel="rbf", gamma="auto").fit(np.concatenate([seen, unseen])[:, None], labels)
+    # a seed, which nothing uses, or numpy's global generator is asked for one
+    return SVC(C=3, kernel="rbf", gamma="auto", random_state=0).fit(np.concatenate([seen, unseen])[:, None], labels)
 
 
 def batch_means(values: Floats, batch_size: int) -> Floats:
