@@ -63,11 +63,11 @@ def test_a_curve_is_not_its_convex_hull():
     inverted = np.arange(40.0), np.arange(40) < 20
     assert auc(*inverted) == 0.0  # of the hull: 1/2
     assert tpr_at_fpr(*inverted, 0.5).value == 0.0
-    # (0, 0), (1/2, 1/4), (1/2, 1/2), (1, 1): the hull is the diagonal, the curve lies below it at 1/4
+    # corners (1/2, 0), (1/2, 1/2), (1, 1/2): the hull is the diagonal, the curve lies below it
     scores = np.array([4.0, 3, 2, 1, 0, -1, -2, -3])
     member = np.array([False, False, True, True, False, False, True, True])
     assert tpr_at_fpr(scores, member, 0.49).value == 0.0
-    assert auc(scores, member) == 0.25 * 1.0
+    assert auc(scores, member) == 0.25
 
 
 def test_constant_scores_say_nothing_in_any_order():
