@@ -23,6 +23,15 @@ ATTACK_LABELS = {
     "entropy": "attack on the entropy",
     "modified_entropy": "attack on the modified entropy",
     "svc": "trained attack (SVC)",
+    "calibrated": "attack on the loss against other models' (calibrated)",
+    "attack_p": "attack on the loss against other records' (attack P)",
+    "attack_r": "attack on the loss against reference models (attack R)",
+    "rmia": "attack against reference models and other records (RMIA)",
+    "lira": "attack with shadow models (LiRA)",
+    "u_lira": "attack with unlearned shadow models (U-LiRA)",
+    "ruli": "attack with unlearned shadow models (RULI)",
+    "label_only": "attack on the predicted labels alone",
+    "cross_modal": "attack on the pairing of modalities",
 }
 _UTILITY_LABELS = {
     "accuracy": "accuracy",
@@ -43,11 +52,13 @@ def rows(first: Measurement) -> dict[str, tuple[str, str, Get]]:
         "people_found": ("people", "forgotten patients found as well known", lambda m: m.people),
         "people_marked": ("people", "forgotten patients found as treated badly", lambda m: m.people_marked),
     }
+    found["exposed"] = ("people", "forgotten patients who stand out from every test patient", lambda m: m.exposed)
+    found["marked_out"] = ("people", "forgotten patients treated worse than every test patient", lambda m: m.marked_out)
     for attack, result in first.attacks.items():
         for name in result.figures:
             # forget and test loss stand in rows of their own
             if not name.endswith("_loss"):
-                label = f"{ATTACK_LABELS.get(attack, attack)}: {_attack_label(name)}"
+                label = f"{ATTACK_LABELS.get(attack, attack)}: {figure_label(name)}"
                 found[f"{attack}_{name}"] = ("attacks", label, _from_attack(attack, name))
     for part in ("forget", "test", "retain"):
         for name in first.utility[part].figures:
@@ -88,29 +99,31 @@ def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[M
     return table
 
 
+def in_people(figure: Figure) -> dict[str, Any]:
+    """A share of patients in whole people; interval ends are rounded outwards."""
+    n = figure.counts["n_members"]
+    low, high = figure.interval.low, figure.interval.high
+    return {
+        "found": figure.counts["tp"],
+        "accused": figure.counts["fp"],
+        # 1e-9: 0.7 * 30 is 21 and not 20.999
+        "low": None if low is None else math.floor(low * n + 1e-9),
+        "high": None if high is None else math.ceil(high * n - 1e-9),
+        "share": figure.counts["tp"] / n,
+    }
+
+
 def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
     """Forgotten patients whom the headline attack finds, in whole people; interval ends are rounded outwards.
 
     ``known``: because the model knows them well. ``marked``: because it treats them worse than others.
     """
 
-    def found(figure: Figure) -> dict[str, Any]:
-        n = figure.counts["n_members"]
-        low, high = figure.interval.low, figure.interval.high
-        return {
-            "found": figure.counts["tp"],
-            "accused": figure.counts["fp"],
-            # 1e-9: 0.7 * 30 is 21 and not 20.999
-            "low": None if low is None else math.floor(low * n + 1e-9),
-            "high": None if high is None else math.ceil(high * n - 1e-9),
-            "share": figure.counts["tp"] / n,
-        }
-
     def group(get: Get) -> dict[str, Any]:
-        others = [found(get(m)) for m in retrained]
+        others = [in_people(get(m)) for m in retrained]
         return {
-            "original": found(get(original)),
-            "unlearned": found(get(unlearned)),
+            "original": in_people(get(original)),
+            "unlearned": in_people(get(unlearned)),
             "retrained": others,
             "retrained_low": min(other["found"] for other in others),
             "retrained_high": max(other["found"] for other in others),
@@ -129,7 +142,7 @@ def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Me
 def criteria(
     original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement], options: AuditOptions
 ) -> list[Criterion]:
-    """What the rule looks at: the AUC of every per-record attack, forget accuracy, forget CE, test AUC."""
+    """What the rule looks at: every attack's AUC, people who stand out, forget accuracy and CE, test AUC."""
 
     def make(key: str, label: str, kind: Any, read: Callable[[Measurement], Reading], headline: bool = False) -> Any:
         others = tuple(read(m) for m in retrained)
@@ -140,6 +153,10 @@ def criteria(
         label = f"AUC of the {ATTACK_LABELS.get(name, name)}"
         read = _judged(name)
         found.append(make(f"{name}_auc", label, "attack", read, headline=name == options.headline))
+    label = "Share of forgotten patients who stand out from every test patient"
+    found.append(make("exposed", label, "exposed", lambda m: Reading(m.exposed.value, m.exposed.interval)))
+    label = "Share of forgotten patients treated worse than every test patient"
+    found.append(make("marked_out", label, "marked_out", lambda m: Reading(m.marked_out.value, m.marked_out.interval)))
     found.append(make("forget_accuracy", "Accuracy on the forgotten records", "forget_accuracy", _u("forget_accuracy")))
     label = "Cross-entropy (CE) on the forgotten records"
     found.append(make("forget_cross_entropy", label, "forget_cross_entropy", _u("forget_cross_entropy")))
@@ -257,13 +274,16 @@ def _cell(figure: Figure, retrained_values: Sequence[float]) -> dict[str, Any]:
     return cell
 
 
-def _attack_label(name: str) -> str:
+def figure_label(name: str) -> str:
+    """An attack's figure in plain words."""
     if name.startswith("tpr_at_fpr_"):
         return f"share found at {100 * float(name.removeprefix('tpr_at_fpr_')):g} % false alarms"
     return {
         "auc": "AUC",
         "balanced_accuracy": "balanced accuracy",
         "share_called_member": "share of forget records called members",
+        "forget_loss": "mean loss of the forget records",
+        "test_loss": "mean loss of the test records",
     }.get(name, name)
 
 

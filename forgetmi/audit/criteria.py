@@ -10,7 +10,7 @@ from forgetmi.metrics.figure import Position
 from forgetmi.metrics.forgetting import gap_to_retrained
 from forgetmi.metrics.intervals import Interval
 
-Kind = Literal["attack", "forget_accuracy", "forget_cross_entropy", "test_auc"]
+Kind = Literal["attack", "exposed", "marked_out", "forget_accuracy", "forget_cross_entropy", "test_auc"]
 Decision = Literal["pass", "fail", "inconclusive"]
 Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
 

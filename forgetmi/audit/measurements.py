@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import expit, softmax
 
-from forgetmi.attacks.membership import ATTACKS, signals
+from forgetmi.attacks.membership import ATTACKS
+from forgetmi.attacks.membership.patients import Rule, combine
 from forgetmi.attacks.membership.result import AttackResult, PartSignals
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
+from forgetmi.audit.part_signals import SignalSource
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
 from forgetmi.errors import AuditError
+from forgetmi.metrics.epsilon import EpsilonBound, epsilon_over_thresholds
 from forgetmi.metrics.figure import Figure, measure
-from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval
-from forgetmi.metrics.roc import Floats, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
+from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval, clopper_pearson
+from forgetmi.metrics.roc import Bools, Floats, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
 from forgetmi.metrics.utility import Utility, multiclass_utility, multilabel_utility
 
 UTILITY_PARTS = ("forget", "retain", "test")
@@ -41,6 +44,10 @@ class Measurement:
             highest of their records'.
         people_marked: the same with the attack turned round: patients who are found because the model treats them
             worse than others, which is what over-forgetting does to them.
+        exposed, marked_out: forgotten patients whom the headline attack scores above (turned round: below) *every* test
+            patient, with an interval at the level at which it is judged. An average hides a few exposed people; this
+            does not.
+        epsilon: the privacy loss that the headline attack proves, a patient's score being the mean of their records'.
         loss_difference: forget CE minus test CE. Far above the retrained models' it marks the forgotten records.
         attack_intervals: attack to the interval of its AUC at the level at which it is judged.
     """
@@ -51,28 +58,40 @@ class Measurement:
     utility: Mapping[str, Utility]
     people: Figure
     people_marked: Figure
+    exposed: Figure
+    marked_out: Figure
+    epsilon: EpsilonBound
     loss_difference: Figure
     attack_intervals: Mapping[str, Interval]
 
 
 def measure_model(
-    scores: ModelScores, parts: Mapping[str, PartInfo], context: AuditContext, options: AuditOptions, seed: int
+    scores: ModelScores,
+    parts: Mapping[str, PartInfo],
+    context: AuditContext,
+    options: AuditOptions,
+    seed: int,
+    source: SignalSource | None = None,
 ) -> Measurement:
     """Attack and grade one model.
+
+    Args:
+        scores: the model's.
+        parts: labels and patients.
+        context: the task.
+        options: what to do; attacks that compare with reference models need a ``source`` that has some.
+        seed: of folds and resamples.
+        source: gives the signals; one for all models of an audit.
 
     Raises:
         AuditError: scores do not fit the parts, or an attack cannot be made.
     """
     scores.check(parts, context)
-    given = {name: _signals(scores, name, parts[name], context) for name in ("forget", "retain", "test")}
+    given = (source or SignalSource(parts, context)).of(scores)
     settings: dict[str, Any] = {"n_resamples": options.n_bootstrap, "level": options.level}
 
     def attack(name: str) -> AttackResult:
-        made = ATTACKS[name](**settings)
-        result: AttackResult = made.result(
-            given["forget"], given["test"], generator(seed, f"attack {name}"), retain=given["retain"]
-        )
-        return result
+        return attack_parts(name, given, options, seed, options.n_bootstrap)
 
     attacks = {name: attack(name) for name in options.attacks}
     return Measurement(
@@ -83,8 +102,11 @@ def measure_model(
             name: _utility(scores, name, parts[name], context, generator(seed, f"utility {name}"), settings)
             for name in UTILITY_PARTS
         },
-        people=_people(attacks[options.headline], options, generator(seed, "people"), turned=False),
-        people_marked=_people(attacks[options.headline], options, generator(seed, "people"), turned=True),
+        people=people_found(attacks[options.headline], options, generator(seed, "people"), turned=False),
+        people_marked=people_found(attacks[options.headline], options, generator(seed, "people"), turned=True),
+        exposed=_standing_out(attacks[options.headline], options, turned=False),
+        marked_out=_standing_out(attacks[options.headline], options, turned=True),
+        epsilon=_epsilon(attacks[options.headline], options),
         loss_difference=_loss_difference(given["forget"], given["test"], generator(seed, "loss"), settings),
         attack_intervals={
             name: _judged_interval(result, options, generator(seed, f"judged {name}"))
@@ -93,16 +115,31 @@ def measure_model(
     )
 
 
-def _signals(scores: ModelScores, name: str, info: PartInfo, context: AuditContext) -> PartSignals:
-    arrays, multilabel = scores.parts[name], context.multilabel
-    return PartSignals(
-        {
-            "loss": np.asarray(arrays["nll"], dtype=np.float64),
-            "entropy": signals.entropy(arrays["logits"], multilabel=multilabel),
-            "modified_entropy": signals.modified_entropy(arrays["logits"], info.labels, multilabel=multilabel),
-        },
-        info.patients,
+def attack_parts(
+    name: str, given: Mapping[str, PartSignals], options: AuditOptions, seed: int, n_resamples: int
+) -> AttackResult:
+    """One attack on one model.
+
+    Args:
+        name: of the attack.
+        given: part to signals.
+        options: the attack's own options and the level of the intervals.
+        seed: of folds and resamples.
+        n_resamples: of the intervals.
+
+    Raises:
+        AuditError: it cannot be made.
+    """
+    settings: dict[str, Any] = {"n_resamples": n_resamples, "level": options.level}
+    made = ATTACKS[name](**{**settings, **options.attack_options.get(name, {})})
+    result: AttackResult = made.result(
+        given["forget"],
+        given["test"],
+        generator(seed, f"attack {name}"),
+        retain=given["retain"],
+        population=given["validation"],
     )
+    return result
 
 
 def _utility(
@@ -121,17 +158,60 @@ def _utility(
     return multiclass_utility(softmax(logits, axis=1), info.labels, info.patients, rng, ordinal=ordinal, **common)
 
 
-def _people(result: AttackResult, options: AuditOptions, rng: np.random.Generator, *, turned: bool) -> Figure:
+def by_patient(result: AttackResult, *, turned: bool, rule: Rule = "max") -> tuple[Floats, Bools]:
+    """A score of each patient [p], by default the highest of their records', and whether they are forgotten ones."""
     if result.scores is None or result.member is None or result.patient is None:
         raise AuditError(f"attack {result.name!r} scores no records and cannot be the headline")
-    n_patients = int(result.patient.max()) + 1
-    highest = np.full(n_patients, -np.inf)
-    np.maximum.at(highest, result.patient, -result.scores if turned else result.scores)
-    forgotten = np.zeros(n_patients, dtype=np.bool_)
-    forgotten[result.patient] = result.member
+    combined = combine(-result.scores if turned else result.scores, result.patient, rule)
+    return combined.scores, combined.members(result.member, result.patient)
+
+
+def _standing_out(result: AttackResult, options: AuditOptions, *, turned: bool) -> Figure:
+    highest, forgotten = by_patient(result, turned=turned)
+    n_samples = 0 if result.scores is None else result.scores.size
+    limit = highest[~forgotten].max()
+    p, n = int(forgotten.sum()), int((~forgotten).sum())
+    k, level = int((highest[forgotten] > limit).sum()), options.level_of("people")
+    interval = clopper_pearson(k, p, level)
+    if chance_of_standing_out(k, p, n) > 1.0 - level:
+        # the highest test patient is a draw too: so many stand out by chance
+        interval = replace(interval, low=0.0, method="exact; from 0 where so many stand out by chance")
+    return Figure(
+        name="marked_out" if turned else "exposed",
+        value=k / p,
+        interval=interval,
+        n_patients=highest.size,
+        n_samples=n_samples,
+        direction="remembers_below" if turned else "remembers_above",
+        sentence=f"{k} of {p} forgotten patients are scored {'lower' if turned else 'higher'} than every one of {n} "
+        "patients who were never in training.",
+        counts={"tp": k, "n_members": p, "n_nonmembers": n},
+    )
+
+
+def chance_of_standing_out(k: int, n_members: int, n_nonmembers: int) -> float:
+    """P(at least k members lie above every non-member) when all scores are exchangeable.
+
+    The k highest of all must be members: prod over i < k of (P - i) / (P + N - i).
+    """
+    steps = np.arange(k)
+    return float(np.prod((n_members - steps) / (n_members + n_nonmembers - steps)))
+
+
+def _epsilon(result: AttackResult, options: AuditOptions) -> EpsilonBound:
+    # the mean: it does not favour patients with many records, which the bound would take for a leak
+    values, forgotten = by_patient(result, turned=False, rule="mean")
+    return epsilon_over_thresholds(
+        values, forgotten, patients=np.arange(values.size), delta=options.delta, alpha=1.0 - options.level
+    )
+
+
+def people_found(result: AttackResult, options: AuditOptions, rng: np.random.Generator, *, turned: bool) -> Figure:
+    """Forgotten patients found where at most ``people_fpr`` of the test patients are accused."""
+    highest, forgotten = by_patient(result, turned=turned)
     point = tpr_at_fpr(highest, forgotten, options.people_fpr)
     bootstrap = PatientBootstrap(
-        np.arange(n_patients), rng, strata=forgotten, n_resamples=options.n_bootstrap, level=options.level
+        np.arange(highest.size), rng, strata=forgotten, n_resamples=options.n_bootstrap, level=options.level
     )
     return measure(
         "people_marked" if turned else "people_found",

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from forgetmi.errors import ConfigError, did_you_mean
 
 COMPARISON_ATTACK = "published_svc"
+STANDARD = ("loss", "entropy", "modified_entropy", "svc", "calibrated", "rmia")
+PEOPLE_LOOKS = 2
+_WHERE_THERE_ARE = {"lira": "shadows", "u_lira": "unlearned_shadows"}
 
 
 @dataclass(frozen=True)
@@ -14,7 +19,9 @@ class AuditOptions:
     """Options of an audit. All of them are written into ``evidence.json``.
 
     Attributes:
-        attacks: per-record attacks; the verdict looks at each of them.
+        attacks: per-record attacks; the verdict looks at each of them. Empty: the standard ones, and those for which
+            there are reference models, see :meth:`with_attacks`.
+        attack_options: attack to its options, in place of their defaults.
         headline: the attack that decides whether the audit could have seen anything. Chosen before, not after.
         published_svc: also give the published batch-mean figure, for comparison with tables; the verdict ignores it.
         n_bootstrap: resamples of patients behind each interval.
@@ -24,10 +31,13 @@ class AuditOptions:
             which hospitals commonly do not publish a count at all.
         people_fpr: of the people who were never in training, the share that the attacker of the decision box may
             accuse wrongly.
+        delta: of the lower bounds on epsilon; 0 is pure differential privacy, the strictest claim to test.
         histogram_bins: bins of the loss histograms.
+        min_cell: of subgroups of fewer forgotten, or fewer test, patients nothing is published.
     """
 
-    attacks: tuple[str, ...] = ("loss", "entropy", "modified_entropy", "svc")
+    attacks: tuple[str, ...] = ()
+    attack_options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     headline: str = "loss"
     published_svc: bool = True
     n_bootstrap: int = 1000
@@ -35,7 +45,9 @@ class AuditOptions:
     utility_margin: float = 0.02
     min_patients: int = 10
     people_fpr: float = 0.05
+    delta: float = 0.0
     histogram_bins: int = 12
+    min_cell: int = 10
 
     def __post_init__(self) -> None:
         from forgetmi.attacks.membership import ATTACKS
@@ -44,8 +56,10 @@ class AuditOptions:
         problems = [f"attacks: unknown {a!r}. {did_you_mean(a, known)}" for a in self.attacks if a not in known]
         if len(set(self.attacks)) != len(self.attacks):
             problems.append("attacks: each may be named once")
-        if self.headline not in self.attacks:
-            problems.append(f"headline {self.headline!r} is not among the attacks: {', '.join(self.attacks) or 'none'}")
+        if self.headline not in (self.attacks or STANDARD):
+            named = ", ".join(self.attacks or STANDARD)
+            problems.append(f"headline {self.headline!r} is not among the attacks: {named}")
+        problems += self._attack_problems(known)
         if self.n_bootstrap < 200:
             problems.append(f"n_bootstrap must be at least 200, not {self.n_bootstrap}: the interval's ends would jump")
         if not 0.5 <= self.level < 1.0:
@@ -56,16 +70,50 @@ class AuditOptions:
             problems.append(f"min_patients must be at least 2, not {self.min_patients}: one patient has no interval")
         if not 0.0 < self.people_fpr < 1.0:
             problems.append(f"people_fpr must lie in (0, 1), not {self.people_fpr}")
+        if not 0.0 <= self.delta < 1.0:
+            problems.append(f"delta must lie in [0, 1), not {self.delta}")
         if self.histogram_bins < 4:
             problems.append(f"histogram_bins must be at least 4, not {self.histogram_bins}")
+        if self.min_cell < 3:
+            problems.append(f"min_cell must be at least 3, not {self.min_cell}: smaller groups are single people")
         if problems:
             raise ConfigError(problems)
 
-    def level_of(self, attack: str) -> float:
-        """The level at which an attack is judged: the headline's is ``level``, the k others share the error among them.
+    def _attack_problems(self, known: Sequence[str]) -> list[str]:
+        from forgetmi.attacks.membership import ATTACKS
+        from forgetmi.options import build_options
 
-        Bonferroni: 1 - (1 - level) / k for each of the k other attacks, so that many attacks do not make an alarm out
-        of chance.
+        problems = []
+        for name, values in self.attack_options.items():
+            if name not in known:
+                problems.append(f"attack_options: unknown attack {name!r}. {did_you_mean(name, known)}")
+                continue
+            try:
+                build_options(ATTACKS[name], values, where=f"attack_options.{name}")
+            except ConfigError as error:
+                problems += error.problems
+        return problems
+
+    def with_attacks(self, kinds: Collection[str]) -> AuditOptions:
+        """These options with the attacks named: those asked for, or the standard ones.
+
+        ``lira`` is added where there are shadow models, ``u_lira`` where there are unlearned shadow models: they were
+        made for nothing else. The choice depends on what was made and on no figure.
+
+        Args:
+            kinds: of reference models that there are.
         """
-        others = len(self.attacks) - 1
-        return self.level if attack == self.headline or others == 0 else 1.0 - (1.0 - self.level) / others
+        if self.attacks:
+            return self
+        added = [name for name, kind in _WHERE_THERE_ARE.items() if kind in kinds]
+        return replace(self, attacks=(*STANDARD, *added))
+
+    def level_of(self, attack: str) -> float:
+        """The level at which a look at membership is judged: the headline's is ``level``, k others share the error.
+
+        Bonferroni: 1 - (1 - level) / k for each of the k others, so that many looks do not make an alarm out of chance.
+        The others are the other attacks, and two looks at single people (``people``): those who stand out from every
+        test patient, either way.
+        """
+        others = len(self.attacks) - 1 + PEOPLE_LOOKS
+        return self.level if attack == self.headline else 1.0 - (1.0 - self.level) / others

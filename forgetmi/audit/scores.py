@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -15,6 +15,7 @@ from forgetmi.partition import PARTS
 
 Role = Literal["original", "unlearned", "retrained"]
 Arrays = NDArray[np.generic]
+REFERENCE_PARTS = ("forget", "test", "validation")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,12 @@ class PartInfo:
     Attributes:
         labels: class index [N], or [N, L] of 0, 1 and NaN for multilabel tasks.
         patients: patient of each record [N], as an integer code: never an id.
+        groups: attribute (``sex``, ``age``, ``site``, ``label``) to each record's value [N], as text.
     """
 
     labels: Arrays
     patients: NDArray[np.int64]
+    groups: Mapping[str, Arrays] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         patients = np.asarray(self.patients)
@@ -35,6 +38,9 @@ class PartInfo:
             raise AuditError("patients must be integer codes", fix="number them: ids do not belong in an audit")
         if patients.ndim != 1 or len(patients) == 0 or len(np.asarray(self.labels)) != len(patients):
             raise AuditError(f"{len(np.asarray(self.labels))} labels and {patients.shape} patients: one each a record")
+        for name, values in self.groups.items():
+            if np.asarray(values).shape != patients.shape:
+                raise AuditError(f"group {name!r} {np.asarray(values).shape}: one value a record, {patients.shape}")
 
     @property
     def n_patients(self) -> int:
@@ -115,3 +121,49 @@ class ModelScores:
                     f"{self.title}, {name}: nll does not follow from logits and labels for {wrong} of {n} records",
                     fix="score records and collect labels in the same order",
                 )
+
+
+@dataclass(frozen=True)
+class ReferenceScores:
+    """The same records under K reference models, made to compare with and not to be judged.
+
+    Attributes:
+        kind: ``shadows`` (trained on a random half of the forget and test patients), ``unlearned_shadows`` (then made
+            to unlearn that half) or ``retrained``.
+        parts: part to ``{"nll": [K, N], "logits": [K, N, C], "seen": [K, N]}``, for forget, test and validation;
+            ``seen``: whether the reference was trained on the record.
+    """
+
+    kind: str
+    parts: Mapping[str, Mapping[str, Arrays]]
+
+    @property
+    def n_models(self) -> int:
+        """K."""
+        return len(self.parts["forget"]["nll"])
+
+    def check(self, parts: Mapping[str, PartInfo], context: AuditContext) -> None:
+        """Raise unless shapes fit the parts and everything is finite.
+
+        Raises:
+            AuditError: it is not so.
+        """
+        for name in REFERENCE_PARTS:
+            if name not in self.parts:
+                raise AuditError(f"{self.kind}: part {name!r} is missing", expected=", ".join(REFERENCE_PARTS))
+            shape = (self.n_models, len(parts[name].patients))
+            for key, expected in (("nll", shape), ("seen", shape), ("logits", (*shape, context.n_classes))):
+                values = np.asarray(self.parts[name][key])
+                if values.shape != expected:
+                    raise AuditError(f"{self.kind}, {name}: {key} {values.shape}", expected=str(expected))
+                if key != "seen" and not np.isfinite(values.astype(np.float64)).all():
+                    raise AuditError(f"{self.kind}, {name}: {key} not finite", fix="make that reference model again")
+
+
+def retrained_as_references(retrained: Sequence[ModelScores]) -> ReferenceScores:
+    """Retrained models as references: none saw a forget, test or validation record."""
+    parts = {}
+    for name in REFERENCE_PARTS:
+        arrays = {key: np.stack([np.asarray(m.parts[name][key]) for m in retrained]) for key in ("nll", "logits")}
+        parts[name] = {**arrays, "seen": np.zeros(arrays["nll"].shape, dtype=np.bool_)}
+    return ReferenceScores("retrained", parts)

@@ -10,22 +10,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scipy import stats
-
 from forgetmi.audit import wording
 from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning
 from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.wording import number
 from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Position
-from forgetmi.metrics.intervals import null_auc_sd
-
-_POWER = 0.8
+from forgetmi.metrics.power import detectable_auc
 
 # What it means to lie outside. Test AUC has a rule of its own: more useful than a retrained model is no harm.
 _OUTSIDE: dict[tuple[Kind, Position], Meaning] = {
     ("attack", "above"): "remembered",
     ("attack", "below"): "over_forgotten",
+    ("exposed", "above"): "remembered",
+    ("marked_out", "above"): "over_forgotten",
     ("forget_accuracy", "above"): "remembered",
     ("forget_accuracy", "below"): "over_forgotten",
     ("forget_cross_entropy", "below"): "remembered",
@@ -120,7 +118,8 @@ def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
         return Finding(criterion.key, "not_judged", f"{criterion.label} cannot be judged: {_why(criterion)}.")
     if criterion.kind == "test_auc":
         return _utility(criterion, candidate.value, criterion.range, options)
-    if position == "inside":
+    # fewer people who stand out than under any retrained model: no harm
+    if position == "inside" or (criterion.kind in ("exposed", "marked_out") and position == "below"):
         return None
     meaning = _OUTSIDE[criterion.kind, position]
     compared = (
@@ -201,13 +200,11 @@ def _limits(headline: Criterion, n_forget: int, n_test: int, level: float) -> tu
     if headline.range is None:
         return None, None
     highest = headline.range[1]
-    # one-sided power of a two-sided interval; the null variance, by patient, which is the widest near 1/2
-    reach = float(stats.norm.ppf(0.5 + level / 2.0) + stats.norm.ppf(_POWER))
-    detectable = highest + reach * null_auc_sd(n_forget, n_test)
+    detectable = detectable_auc(n_forget, n_test, level=level, reference=highest)
     candidate = headline.candidate
     unnoticed = None
     if candidate.value is not None and candidate.interval.low is not None:
         unnoticed = min(1.0, highest + candidate.value - candidate.interval.low)
         if headline.original.value is not None and candidate.interval.high is not None:  # step 4 of the rule
             unnoticed = min(unnoticed, headline.original.value - (candidate.interval.high - candidate.value))
-    return (detectable if detectable < 1.0 else None), unnoticed
+    return detectable, unnoticed

@@ -32,7 +32,7 @@ def test_the_good_case_passes_and_its_controls_hold(evidence):
     assert verdict["decision"] == "pass", verdict["reasons"]
     assert controls["original"]["decision"] == "fail"
     assert controls["n_passed"] == controls["n_held_out"] == 3
-    assert [c["headline"] for c in evidence["criteria"].values()] == [True] + [False] * 6
+    assert [c["headline"] for c in evidence["criteria"].values()] == [True] + [False] * 10
 
 
 def test_attack_figures_are_the_metrics_of_the_scores(evidence, scores):
@@ -80,7 +80,7 @@ def test_criteria_agree_with_the_comparison_and_other_attacks_are_judged_at_a_wi
             row["retrained"]["high"],
         )
     entropy, row = evidence["criteria"]["entropy_auc"], evidence["comparison"]["entropy_auc"]["unlearned"]
-    assert entropy["level"] == pytest.approx(1 - 0.05 / 3)
+    assert entropy["level"] == pytest.approx(1 - 0.05 / 7)  # five more attacks, and two looks at single people
     assert entropy["unlearned"]["high"] - entropy["unlearned"]["low"] > row["high"] - row["low"]
 
 

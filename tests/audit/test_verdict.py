@@ -192,10 +192,35 @@ def test_exactly_one_headline():
 
 
 def test_the_headline_is_judged_at_the_full_level_and_the_others_share_one_error():
-    options = AuditOptions()
+    options = AuditOptions().with_attacks({"retrained"})
+    assert options.attacks == ("loss", "entropy", "modified_entropy", "svc", "calibrated", "rmia")
     assert options.level_of("loss") == 0.95
-    assert options.level_of("svc") == pytest.approx(1 - 0.05 / 3)
-    assert AuditOptions(attacks=("loss",)).level_of("loss") == 0.95
+    assert options.level_of("svc") == options.level_of("people") == pytest.approx(1 - 0.05 / 7)
+    alone = AuditOptions(attacks=("loss",))
+    assert alone.level_of("loss") == 0.95
+    assert alone.level_of("people") == pytest.approx(1 - 0.05 / 2)
+
+
+def test_attacks_follow_from_what_was_made_unless_they_are_named():
+    made = AuditOptions().with_attacks({"retrained", "shadows", "unlearned_shadows"}).attacks
+    assert made[-2:] == ("lira", "u_lira")
+    named = AuditOptions(attacks=("loss", "rmia"))
+    assert named.with_attacks({"shadows"}) is named
+
+
+def test_people_who_stand_out_are_a_finding_and_their_absence_is_none():
+    def with_people(exposed, marked):
+        return [
+            *figures(),
+            criterion("exposed", "exposed", 0.5, exposed, (0.0, 0.05, 0.1), 0.05),
+            criterion("marked_out", "marked_out", 0.0, marked, (0.1, 0.15, 0.2), 0.05),
+        ]
+
+    assert meanings(with_people(0.1, 0.15)) == {}
+    assert meanings(with_people(0.2, 0.15)) == {"exposed": "remembered"}
+    assert meanings(with_people(0.1, 0.3)) == {"marked_out": "over_forgotten"}
+    # fewer than under any retrained model: nobody is harmed
+    assert meanings(with_people(0.1, 0.0)) == {}
 
 
 def test_options_name_everything_that_is_wrong():
