@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
 from torch import nn
 
-from forgetmi.batch import Loader
+from forgetmi.batch import Batch, Loader
 from forgetmi.errors import ModelError
 from forgetmi.tasks.base import Task
 from forgetmi.training.modes import scoring
@@ -34,12 +34,37 @@ def collect_signals(
         DataError: a label is missing, of the wrong kind or out of range.
         ModelError: a signal is not finite: the model is broken, and no figure may be computed from it.
     """
+    return score_batches(model, task, loader.batches(indices, batch_size), device)
+
+
+def score_batches(
+    model: nn.Module, task: Task, batches: Iterable[Batch], device: torch.device, *, correct: bool = False
+) -> dict[str, np.ndarray]:
+    """The task's signals for the records of some batches, in their order.
+
+    Args:
+        model: scored where it stands; left in the mode it came in.
+        task: says what the signals are.
+        batches: N records in all; made one at a time.
+        device: where the model is.
+        correct: also give ``"correct"`` [N], the task's answer right (1) or wrong (0), or the share that is right.
+
+    Returns:
+        As :func:`collect_signals`.
+
+    Raises:
+        DataError, ModelError: as :func:`collect_signals`.
+    """
     columns: dict[str, list[np.ndarray]] = {}
     with scoring(model):
-        for batch in loader.batches(indices, batch_size):
+        for batch in batches:
             task.check_labels(batch)
             moved = batch.to(device)
-            for name, values in task.signals(task.output(model, moved), moved).items():
+            output = task.output(model, moved)
+            found = dict(task.signals(output, moved))
+            if correct:
+                found["correct"] = 1.0 - task.errors_of(output, moved)
+            for name, values in found.items():
                 columns.setdefault(name, []).append(values.float().cpu().numpy())
     signals = {name: np.concatenate(parts) for name, parts in columns.items()}
     broken = [name for name, values in signals.items() if not np.isfinite(values).all()]

@@ -189,7 +189,7 @@ def patient_result(
     member = combined.members(result.member, result.patient)
     order = np.argsort(~member, kind="stable")  # members first
     scores, member, counts = combined.scores[order], member[order], combined.n_records[order]
-    sides = [PartSignals({}, combined.patients[order][side]) for side in (member, ~member)]
+    forget, test = (PartSignals({}, combined.patients[order][side]) for side in (member, ~member))
     numbers = [
         f"{int(c.min())} to {int(c.max())}, {c.mean():.3g} on average" for c in (counts[member], counts[~member])
     ]
@@ -201,7 +201,8 @@ def patient_result(
         )
     made = scored_result(
         scores,
-        *sides,
+        forget,
+        test,
         rng,
         name=result.name,
         definition=f"one score a patient, {_WORDS[rule].format(k=k)}, of ({result.definition})",
@@ -307,11 +308,12 @@ def risk_table(
     point = tpr_at_fpr(combined.scores, mine, fpr)
     others, own = np.sort(combined.scores[~mine]), combined.scores[mine]
     at_least = others.size - np.searchsorted(others, own, side="left")
+    p_value = np.asarray((1.0 + at_least) / (1.0 + others.size), dtype=np.float64)
     return RiskTable(
         patients=combined.patients[mine],
         scores=own,
         n_records=combined.n_records[mine],
-        p_value=(1.0 + at_least) / (1.0 + others.size),
+        p_value=p_value,
         flagged=np.zeros(own.shape, dtype=np.bool_) if point.threshold is None else own >= point.threshold,
         point=point,
         rule=_WORDS[rule].format(k=k),
