@@ -51,6 +51,39 @@ class RocCurve:
     n_members: int
     n_nonmembers: int
 
+    @property
+    def auc(self) -> float:
+        """The area under it, ties half; in integers until the division."""
+        doubled = int(((self.tp[1:] + self.tp[:-1]) * np.diff(self.fp)).sum())
+        return doubled / (2 * self.n_members * self.n_nonmembers)
+
+    def tpr_at_fpr(self, fpr: float) -> TprAtFpr:
+        """As :func:`tpr_at_fpr`, for many rates on one curve."""
+        if not 0.0 <= fpr <= 1.0:
+            raise AuditError(f"a false positive rate lies in [0, 1], not {fpr}")
+        allowed = math.floor(fpr * self.n_nonmembers + _ROUNDING)
+        last = int(np.searchsorted(self.fp, allowed, side="right")) - 1
+        tp = int(self.tp[last])
+        # the same TPR may be had for fewer false positives
+        point = int(np.searchsorted(self.tp, tp, side="left"))
+        reason = None
+        if allowed < 1:
+            bound = 1.0 - 0.05 ** (1.0 / self.n_nonmembers)
+            reason = (
+                f"not measurable: {self.n_nonmembers} non-members resolve a false positive rate of "
+                f"{1 / self.n_nonmembers:.3g}, not {fpr:g}; none observed means at most {bound:.2g} (95 %)"
+            )
+        return TprAtFpr(
+            target_fpr=fpr,
+            value=None if reason else tp / self.n_members,
+            tp=tp,
+            fp=int(self.fp[point]),
+            n_members=self.n_members,
+            n_nonmembers=self.n_nonmembers,
+            threshold=None if point == 0 else float(self.thresholds[point]),
+            reason=reason,
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Counts and thresholds (``None`` for the infinite first one): every rate can be recomputed from them."""
         return {
@@ -198,31 +231,7 @@ def tpr_at_fpr(scores: ArrayLike, member: ArrayLike, fpr: float) -> TprAtFpr:
     Raises:
         AuditError: ``fpr`` is not in [0, 1], or as :func:`check_scores`.
     """
-    if not 0.0 <= fpr <= 1.0:
-        raise AuditError(f"a false positive rate lies in [0, 1], not {fpr}")
-    curve = roc_curve(scores, member)
-    allowed = math.floor(fpr * curve.n_nonmembers + _ROUNDING)
-    last = int(np.searchsorted(curve.fp, allowed, side="right")) - 1
-    tp = int(curve.tp[last])
-    # the same TPR may be had for fewer false positives
-    point = int(np.searchsorted(curve.tp, tp, side="left"))
-    reason = None
-    if allowed < 1:
-        bound = 1.0 - 0.05 ** (1.0 / curve.n_nonmembers)
-        reason = (
-            f"not measurable: {curve.n_nonmembers} non-members resolve a false positive rate of "
-            f"{1 / curve.n_nonmembers:.3g}, not {fpr:g}; none observed means at most {bound:.2g} (95 %)"
-        )
-    return TprAtFpr(
-        target_fpr=fpr,
-        value=None if reason else tp / curve.n_members,
-        tp=tp,
-        fp=int(curve.fp[point]),
-        n_members=curve.n_members,
-        n_nonmembers=curve.n_nonmembers,
-        threshold=None if point == 0 else float(curve.thresholds[point]),
-        reason=reason,
-    )
+    return roc_curve(scores, member).tpr_at_fpr(fpr)
 
 
 def balanced_accuracy(scores: ArrayLike, member: ArrayLike, threshold: float) -> float:

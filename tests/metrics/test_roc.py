@@ -58,6 +58,7 @@ def counted_tpr(scores, member, fpr):
 def test_reference_fixtures(name):
     scores, member, expected = reference(name)
     assert auc(scores, member) == expected["auc_mann_whitney"]
+    assert roc_curve(scores, member).auc == expected["auc_mann_whitney"]
     assert best_balanced_accuracy(scores, member)[0] == pytest.approx(expected["best_balanced_accuracy"], abs=1e-12)
     for fpr, tpr in expected["tpr_at_fpr"].items():
         point = tpr_at_fpr(scores, member, float(fpr))
@@ -100,6 +101,7 @@ def test_against_brute_force_with_ties(seed):
     scores = rng.integers(0, 12, 60).astype(float) if seed % 2 else rng.normal(size=60)
     member = rng.random(60) < 0.4
     assert auc(scores, member) == pytest.approx(counted_auc(scores, member), abs=1e-12)
+    assert roc_curve(scores, member).auc == auc(scores, member)
     for fpr in (0.0, 0.02, 0.05, 0.1, 0.3, 1.0):
         point = tpr_at_fpr(scores, member, fpr)
         assert point.observed == pytest.approx(counted_tpr(scores, member, fpr), abs=1e-12)
