@@ -7,6 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+def wide(values: Tensor) -> Tensor:
+    """In float32, where they are not in float64 already."""
+    return values if values.dtype == torch.float64 else values.float()
+
+
 def categorical_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """KL( softmax(target / T) || softmax(logits / T) ) of each row.
 
@@ -20,19 +25,19 @@ def categorical_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> 
     Returns:
         [...], not negative up to rounding; zero, with zero gradient, where both are equal.
     """
-    p = F.log_softmax(logits.float() / temperature, dim=-1)
-    q = F.log_softmax(target.float() / temperature, dim=-1)
+    p = F.log_softmax(wide(logits) / temperature, dim=-1)
+    q = F.log_softmax(wide(target) / temperature, dim=-1)
     return F.kl_div(p, q, reduction="none", log_target=True).sum(dim=-1)
 
 
 def bernoulli_kl(logits: Tensor, target: Tensor, temperature: float = 1.0) -> Tensor:
     """The same for L independent labels with one logit each, summed over them: [..., L] to [...]."""
-    z, t = logits.float() / temperature, target.float() / temperature
+    z, t = wide(logits) / temperature, wide(target) / temperature
     q = torch.sigmoid(t)
     return (q * (F.logsigmoid(t) - F.logsigmoid(z)) + (1 - q) * (F.logsigmoid(-t) - F.logsigmoid(-z))).sum(dim=-1)
 
 
 def excluded(logits: Tensor, targets: Tensor) -> Tensor:
     """Logits [..., C] with those of ``targets`` [...] so low that softmax gives them 0, and finite all the same."""
-    logits = logits.float()
+    logits = wide(logits)
     return logits.scatter(-1, targets.unsqueeze(-1), torch.finfo(logits.dtype).min / 4)

@@ -1,0 +1,78 @@
+"""Losses on whole distributions over the vocabulary: towards the original's, or towards one without the true token.
+
+Functions of one token's logits (``..._tokens``) take any leading shape: [B, T, V] with means over a mask afterwards, or
+only the rows [N, V] of answer tokens, a chunk at a time, so that no vocabulary need be held for the prompt or padding.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from forgetmi.parts.objectives.sequence import token_mean
+from forgetmi.tasks.divergence import categorical_kl, excluded, wide
+
+
+def kl_loss(logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
+    """(1/N) sum_t KL( p_ref(.|t) || p_theta(.|t) ) over the N answer tokens: keeps a model what it was.
+
+    The retain term of KL-min (TOFU, Maini et al. 2024) and of NPO-KL. Published code takes the mean over prompt and
+    padding too, so that its value changes with padding. 0, with zero gradient, at theta = theta_ref.
+
+    Args:
+        logits, reference_logits: [B, T, V], shifted: row t has the distribution of the token that mask[:, t] is of.
+        mask: true for answer tokens [B, T].
+
+    Returns:
+        A scalar.
+    """
+    return token_mean(categorical_kl(logits, reference_logits.detach()), mask)
+
+
+def undial_tokens(logits: Tensor, reference_logits: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """UNDIAL, Dong et al. 2024 (arXiv 2402.10052): distil the original with the true token's logit lowered.
+
+        q = softmax( z_ref - beta onehot(y) ),    L_t = - sum_v q_v log p_theta(v)
+
+    The gradient with respect to the logits is p - q. beta = 0 is self-distillation (no gradient at theta_ref); as beta
+    grows, q becomes the original's distribution given that the token is not y.
+
+    Args:
+        logits, reference_logits: [..., V]; no gradient goes through the reference.
+        labels: y [...]; negative where there is none (-100), where the value means nothing and must be masked.
+        beta: >= 0. Published: 10 (3 to 30).
+
+    Returns:
+        L_t [...].
+    """
+    reference = wide(reference_logits.detach())
+    index = labels.clamp(min=0).unsqueeze(-1)
+    lowered = reference.scatter_add(-1, index, torch.full_like(index, -beta, dtype=reference.dtype))
+    return _soft_cross_entropy(logits, lowered.softmax(dim=-1))
+
+
+def ce_u_tokens(logits: Tensor, labels: Tensor) -> Tensor:
+    """CE-U, Yang 2025 (arXiv 2503.01224): the model's own distribution, given that the token is not y, is the target.
+
+        q = softmax( z with z_y = -inf ), a constant,    L_t = - sum_v q_v log p_theta(v)
+
+    The gradient with respect to the logits is p - q: p_y at y, and -p_v p_y / (1 - p_y) at any other v. It vanishes
+    with p_y and is bounded, unlike gradient ascent's. Published code leaves out the first answer token
+    (:func:`~forgetmi.parts.objectives.sequence.after_first`).
+
+    Args:
+        logits: [..., V], V >= 2.
+        labels: y [...]; negative where there is none, where the value means nothing and must be masked.
+
+    Returns:
+        L_t [...].
+    """
+    return _soft_cross_entropy(logits, excluded(logits.detach(), labels.clamp(min=0)).softmax(dim=-1))
+
+
+def _soft_cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """- sum_v q_v log p_v: [..., V] and probabilities [..., V] to [...]."""
+    size = logits.shape[-1]
+    losses = F.cross_entropy(wide(logits).reshape(-1, size), target.reshape(-1, size), reduction="none")
+    return losses.view(logits.shape[:-1])
