@@ -77,12 +77,13 @@ def moments(references: Floats, seen: Bools, group: bool) -> Moments:
     count = counts(seen, group)
     mean, squares = np.empty((n, q)), np.empty((n, q))
     for block in blocks(n_references, n):
-        inside = (seen[:, block] == group).astype(np.float64)
+        inside = (seen[:, block] == group).astype(np.float64, order="C")
         with np.errstate(invalid="ignore"):
             for query in range(q):
                 values = references[:, block, query]
-                middle = (values * inside).sum(axis=0) / count[block]
-                apart = values - middle
+                # in this layout numpy adds reference by reference, in whatever layout the values were given
+                middle = np.multiply(values, inside, order="C").sum(axis=0) / count[block]
+                apart = np.subtract(values, middle, order="C")
                 apart *= inside
                 mean[block, query] = middle
                 squares[block, query] = np.square(apart, out=apart).sum(axis=0)

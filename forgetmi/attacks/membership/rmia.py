@@ -109,7 +109,7 @@ def _log_mean(losses: Floats, used: Bools) -> Floats:
     """Logarithm of the mean of exp(-loss) over the references that are used [n]."""
     lowest = losses.min(axis=0)
     # the largest probability is taken out: equal ones leave exactly their number, and long texts do not round to 0
-    shares = lowest - losses
+    shares = np.subtract(lowest, losses, order="C")
     np.exp(shares, out=shares)
     shares *= used
     mean = shares.sum(axis=0) / used.sum(axis=0, dtype=np.int32)
