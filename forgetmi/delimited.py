@@ -17,6 +17,7 @@ from typing import Any
 
 from forgetmi.errors import DataError, ForgetMIError
 
+SEPARATORS = {",": "a comma", ";": "a semicolon", "\t": "a tab"}
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
 _CHUNK = 20_000  # rows
 
@@ -75,6 +76,7 @@ def read_delimited(
     header: bool = True,
     keep: Callable[[Sequence[str]], Sequence[str]] | None = None,
     quoting: bool = True,
+    delimiter: str | None = None,
     error: type[ForgetMIError] = DataError,
 ) -> Delimited:
     """Read a whole file. A byte order mark, CRLF and blank lines are harmless; anything else odd is an error.
@@ -85,6 +87,8 @@ def read_delimited(
         keep: from the header to the columns that are kept, all by default: a large table of many columns is not held in
             memory for the sake of two.
         quoting: whether ``"`` quotes a cell (off for files in which it is plain text).
+        delimiter: between cells; by default what the file's name says. A file whose cells are told apart by it may begin
+            with lines of comment (``#``).
         error: the error to raise.
 
     Raises:
@@ -92,7 +96,8 @@ def read_delimited(
             than the header (the first 100 are listed). The message names file and row.
     """
     found = find_file(path, error=error)
-    delimiter = _DELIMITERS.get(base_suffix(found))
+    comments = delimiter is not None
+    delimiter = delimiter or _DELIMITERS.get(base_suffix(found))
     if delimiter is None:
         raise error(f"{found.name} is no delimited file", expected=f"a name that ends in {', '.join(_DELIMITERS)}")
     style: dict[str, Any] = {
@@ -102,7 +107,7 @@ def read_delimited(
     }
     ragged: list[str] = []
     with open_text(found, error) as stream:
-        reader, first, start = _first_row(stream, found, style, error)
+        reader, first, start = _first_row(stream, found, style, error, comments)
         names = _names(found, first, start, error) if header else ()
         kept = names if keep is None else tuple(keep(names))
         pick = _picker(names, kept)
@@ -113,7 +118,7 @@ def read_delimited(
         rows, lines = plain
     else:
         with open_text(found, error) as stream:
-            reader, first, start = _first_row(stream, found, style, error)
+            reader, first, start = _first_row(stream, found, style, error, comments)
             rows, lines, ragged = _rows(reader, found, len(first), pick, error)
     if not header:
         rows, lines = [tuple(first), *rows], [start, *lines]
@@ -121,7 +126,7 @@ def read_delimited(
         raise error(
             f"{len(ragged)} rows of {found.name} have more or fewer cells than its first row",
             where=ragged[0].rpartition(":")[0],
-            expected=f"{len(first)} cells, separated by {'a tab' if delimiter == chr(9) else 'a comma'}",
+            expected=f"{len(first)} cells, separated by {SEPARATORS.get(delimiter, repr(delimiter))}",
             fix='put cells that hold the separator between quotation marks ("a, b")',
             private=first_places(ragged),
         )
@@ -129,14 +134,14 @@ def read_delimited(
 
 
 def _first_row(
-    stream: Any, path: Path, style: Mapping[str, Any], error: type[ForgetMIError]
+    stream: Any, path: Path, style: Mapping[str, Any], error: type[ForgetMIError], comments: bool = False
 ) -> tuple[Any, list[str], int]:
-    """A reader that stands behind the first row that is not blank, that row, and its line."""
+    """A reader that stands behind the first row that is not blank (nor a comment), that row, and its line."""
     reader = csv.reader(stream, **style)
     start = 1
     try:
         for row in reader:
-            if row:
+            if row and not (comments and row[0].startswith("#")):
                 return reader, row, start
             start = reader.line_num + 1
     except csv.Error as problem:
