@@ -87,8 +87,8 @@ def read_delimited(
         keep: from the header to the columns that are kept, all by default: a large table of many columns is not held in
             memory for the sake of two.
         quoting: whether ``"`` quotes a cell (off for files in which it is plain text).
-        delimiter: between cells; by default what the file's name says. A file whose cells are told apart by it may begin
-            with lines of comment (``#``).
+        delimiter: between cells; by default what the file's name says. A file of which it is given may
+            begin with lines of comment (``#``).
         error: the error to raise.
 
     Raises:

@@ -155,8 +155,8 @@ def _check_complete(rows: pd.DataFrame, problems: Problems) -> None:
             lacking = sorted(set(known.loc[known["part"] == part, "record"]) - set(own["record"]))
             views = f" of {n_queries} views each" if n_queries > 1 else ""
             problems.add(
-                f"model {model} lacks {n} of {wanted[part]} rows of part {part}{views}: every model must answer for the "
-                "same records",
+                f"model {model} lacks {n} of {wanted[part]} rows of part {part}{views}: every model must answer for "
+                "the same records",
                 [f"{model}, {part}: {record}" for record in lacking],
             )
     kinds = pd.Series(counts.index, index=counts.index).str.replace(r"-\d+$", "", regex=True)

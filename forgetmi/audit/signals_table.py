@@ -92,8 +92,8 @@ class SignalsTable:
     def signals(self, model: str, part: str) -> dict[str, Floats]:
         """Signals of a part's records under a model.
 
-        ``loss``, ``entropy`` and ``modified_entropy`` [n] are those of view 0, the record as it is; ``scaled_logit`` and
-        ``correct`` are of all views, [n] or [n, q].
+        ``loss``, ``entropy`` and ``modified_entropy`` [n] are those of view 0, the record as it is; ``scaled_logit``
+        and ``correct`` are of all views, [n] or [n, q].
         """
         values, labels = self.values[model][part], self.parts[part].labels
         if self.kind == "correct":
