@@ -19,6 +19,8 @@ ATTACKS = Registry(
         "calibrated": "forgetmi.attacks.membership.calibrated:CalibratedAttack",
         "attack_p": "forgetmi.attacks.membership.calibrated:PopulationAttack",
         "attack_r": "forgetmi.attacks.membership.calibrated:ReferenceAttack",
+        "u_lira": "forgetmi.attacks.membership.u_lira:ULiraAttack",
+        "ruli": "forgetmi.attacks.membership.ruli:RuliAttack",
         "label_only": "forgetmi.attacks.membership.label_only:LabelOnlyAttack",
         "cross_modal": "forgetmi.attacks.membership.cross_modal:CrossModalAttack",
         "svc": "forgetmi.attacks.membership.svc:SvcAttack",
