@@ -77,11 +77,13 @@ class SignalSource:
         }
         if "correct" in arrays:
             found["correct"] = np.asarray(arrays["correct"], dtype=np.float64)
-        for key in arrays:  # what one modality alone says
+        for key in arrays:  # what one modality alone says, and whether the record has it
             if key.startswith("logits@"):
                 modality = key.removeprefix("logits@")
                 found[f"loss@{modality}"] = signals.nll(arrays[key], labels, multilabel=multilabel)
                 found[f"scaled_logit@{modality}"] = signals.scaled_logit(arrays[key], labels, multilabel=multilabel)
+            elif key.startswith("present@"):
+                found[key] = np.asarray(arrays[key], dtype=np.float64)
         return found
 
     def _for(self, left_out: Collection[str], part: str) -> dict[str, References]:

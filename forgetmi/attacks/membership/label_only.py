@@ -42,11 +42,11 @@ def robustness(correct: ArrayLike) -> Floats:
 
 @dataclass(frozen=True)
 class LabelOnlyAttack:
-    """Score = :func:`robustness`.
+    """Labels alone: the share of a record's copies, itself and noisy ones, that are answered right.
 
-    With one query a record is called a member if it is answered right, and no threshold is fitted. With more, the
-    threshold is fitted by cross-validation, and ``balanced_accuracy@gap`` gives the gap attack beside it: with train
-    accuracy a and test accuracy b it is 1/2 + (a - b) / 2, by definition.
+    Score: :func:`robustness`. With one query a record is called a member if it is answered right, and no threshold is
+    fitted. With more, the threshold is fitted by cross-validation, and ``balanced_accuracy@gap`` gives the gap attack
+    beside it: with train accuracy a and test accuracy b it is 1/2 + (a - b) / 2, by definition.
 
     Attributes:
         folds: of the cross-validation; fewer where a class has fewer patients.
