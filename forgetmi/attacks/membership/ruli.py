@@ -50,8 +50,11 @@ def ruli_scores(
     """
     if problem := _bandwidth_problem(bandwidth):
         raise ConfigError([problem])
-    held = (unlearned, seen) if retrained is None else (retrained, np.zeros(np.shape(retrained)[:2], dtype=np.bool_))
-    return _log_density(target, unlearned, seen, True, bandwidth) - _log_density(target, *held, False, bandwidth)
+    of_unlearned = _log_density(target, unlearned, seen, True, bandwidth)
+    if retrained is None:
+        return of_unlearned - _log_density(target, unlearned, seen, False, bandwidth)
+    nobody = np.zeros(np.shape(retrained)[:2], dtype=np.bool_)
+    return of_unlearned - _log_density(target, retrained, nobody, False, bandwidth)
 
 
 def _log_density(
@@ -215,12 +218,13 @@ def vulnerability_view(
     small_groups = any(0 < size < min_cell for size in sizes)
     cells = [*hits, *(size - hit for size, hit in zip(sizes, hits, strict=True))]
     small_cells = small_groups or any(0 < cell < min_cell for cell in cells)
-    groups = [
+    vulnerable, protected = (
         _group(None if small_groups else size, None if small_cells else hit, min_cell, level)
         for size, hit in zip(sizes, hits, strict=True)
-    ]
+    )
     return VulnerabilityView(
-        *groups,
+        vulnerable=vulnerable,
+        protected=protected,
         n_patients=exposed_before.size,
         definition=f"exposed: highest score of a patient's records at or above {before_threshold:g} under the original "
         f"and {after_threshold:g} under the unlearned model",
