@@ -75,9 +75,11 @@ class EpsilonBound:
     @property
     def sentence(self) -> str:
         """What it says, in plain words."""
+        most = f"{self.n_patients} patients could have certified at most {self.most_certifiable:.3f}"
+        if self.value == 0.0:
+            return f"No epsilon above 0 is proven (delta {self.delta:g}, {1 - self.alpha:.0%} confidence); {most}."
         return (
-            f"With {1 - self.alpha:.0%} confidence epsilon is at least {self.value:.3f} (delta {self.delta:g}); "
-            f"{self.n_patients} patients could have certified at most {self.most_certifiable:.3f}."
+            f"With {1 - self.alpha:.0%} confidence epsilon is at least {self.value:.3f} (delta {self.delta:g}); {most}."
         )
 
     def to_dict(self) -> dict[str, Any]:

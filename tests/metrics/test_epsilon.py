@@ -93,6 +93,8 @@ class TestOneThreshold:
             "With 95% confidence epsilon is at least 1.542 (delta 1e-05); 200 patients could have certified at most "
             "3.281."
         )
+        nothing = clopper_pearson_epsilon(10, 100, 10, 100, delta=0.0, alpha=0.1)
+        assert nothing.sentence.startswith("No epsilon above 0 is proven (delta 0, 90% confidence); 200 patients could")
         gaussian = clopper_pearson_epsilon(90, 100, 10, 100, delta=1e-5, law="gaussian_dp")
         assert len(gaussian.assumptions) == len(bound.assumptions) + 1
         assert gaussian.value == gdp_epsilon(gaussian.mu, 1e-5)
