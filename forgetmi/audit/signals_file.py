@@ -121,10 +121,17 @@ def _layout(header: Sequence[str], problems: Problems) -> _Layout:
     kinds += [kind for prefix, kind in _BY_CLASS.items() if by_class[prefix]]
     groups = tuple(name for name in header if name.startswith("group_") and name != "group_")
     known = {*_FIXED, *_ONE_COLUMN, *groups, *(f"{p}_{k}" for p, found in by_class.items() for k in found)}
-    for name in sorted(set(header) - known):
-        suggestion = did_you_mean(name, [*_FIXED, *_ONE_COLUMN, "p_0", "logit_0"]).partition(" Available")[0]
-        hint = f"{suggestion} " if suggestion.startswith("Did you mean") else ""
-        problems.add(f"unknown column {name!r}. {hint}Take it out, or call it 'group_{name}' to have it as a grouping.")
+    if unknown := sorted(set(header) - known):
+        # Names in private: of a file without a header they are somebody's data
+        hints = []
+        for name in unknown:
+            close = did_you_mean(name, [*_FIXED, *_ONE_COLUMN, "p_0", "logit_0"]).partition(" Available")[0]
+            hints.append(f"column {name!r}. {close if close.startswith('Did you mean') else ''}".strip())
+        problems.add(
+            f"{len(unknown)} column{'s' * (len(unknown) != 1)} unknown: take it out, or call it group_NAME to have it "
+            "as a grouping",
+            hints,
+        )
     if len(kinds) != 1:
         several = f"several are there: {', '.join(kinds)}" if kinds else "none is there"
         problems.add(f"one kind of signal is needed (loss; p_0, p_1, ...; logit_0, ...; phi; correct), and {several}")
