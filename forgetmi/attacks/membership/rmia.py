@@ -17,7 +17,7 @@ from forgetmi.attacks.membership.moments import as_queries, blocks, counts
 from forgetmi.attacks.membership.references import ComparingAttack, Scored, check_enough, one_query, unknown
 from forgetmi.attacks.membership.result import PartSignals
 from forgetmi.errors import AuditError, ConfigError
-from forgetmi.metrics.roc import Bools, Floats
+from forgetmi.metrics.roc import Bools, Floats, Ints
 
 MODES = ("offline", "online")
 TIES = ("count", "strict")
@@ -72,7 +72,7 @@ def rmia_scores(
     if problems := _problems(mode, a, gamma, ties):
         raise ConfigError(problems)
     loss, references, mask = as_queries(target_loss, reference_loss, seen)
-    z_loss, z_references, nobody = as_queries(
+    z_loss, z_references, _ = as_queries(
         population_loss, population_reference_loss, np.broadcast_to(np.False_, np.shape(population_reference_loss)[:2])
     )
     if len(references) != len(z_references):
@@ -80,23 +80,26 @@ def rmia_scores(
             f"{len(references)} reference models scored the records and {len(z_references)} the population"
         )
     fix = "train more shadow models" + ("" if mode == "offline" else ", or mode='offline'")
-    for group in (False,) if mode == "offline" else (False, True):
-        check_enough(counts(mask, group), 1, "that saw them" if group else "that did not see them", fix)
-    if mode == "online":  # a = 1 leaves the mean as it is
-        a, mask = 1.0, np.broadcast_to(np.False_, mask.shape)
-    x = _log_ratio(one_query(loss, "rmia"), one_query(references, "rmia"), mask, a)
-    z = np.sort(_log_ratio(one_query(z_loss, "rmia"), one_query(z_references, "rmia"), nobody, a))
+    n_out = counts(mask, False)
+    check_enough(n_out, 1, "that did not see them", fix)
+    if mode == "online":
+        check_enough(len(mask) - n_out, 1, "that saw them", fix)
+        a = 1.0  # leaves the mean as it is
+    out = (mask, n_out) if mode == "offline" else None
+    x = _log_ratio(one_query(loss, "rmia"), one_query(references, "rmia"), out, a)
+    z = np.sort(_log_ratio(one_query(z_loss, "rmia"), one_query(z_references, "rmia"), None, a))
     x -= math.log(gamma)
     x += _ROUNDING if ties == "count" else -_ROUNDING
     return np.searchsorted(z, x, side="right" if ties == "count" else "left") / z.size
 
 
-def _log_ratio(loss: Floats, references: Floats, left_out: Bools, a: float) -> Floats:
-    """ln(p_theta / p) [n], p of the references that are not left out."""
+def _log_ratio(loss: Floats, references: Floats, out: tuple[Bools, Ints] | None, a: float) -> Floats:
+    """ln(p_theta / p) [n], p of all references, or ``out``: but those that saw the record [K, n]; and how many not."""
     n_references, n = references.shape
     log_p = np.empty(n)
     for block in blocks(n_references, n):
-        log_p[block] = _log_mean(references[:, block], ~left_out[:, block])
+        among = None if out is None else (~out[0][:, block], out[1][block])
+        log_p[block] = _log_mean(references[:, block], among)
     if a < 1.0:
         log_p = np.logaddexp(log_p + math.log((1.0 + a) / 2.0), math.log((1.0 - a) / 2.0))
     ratio: Floats = -loss - log_p
@@ -105,20 +108,22 @@ def _log_ratio(loss: Floats, references: Floats, left_out: Bools, a: float) -> F
     return ratio
 
 
-def _log_mean(losses: Floats, used: Bools) -> Floats:
-    """Logarithm of the mean of exp(-loss) over the references that are used [n]."""
-    lowest = losses.min(axis=0)
-    # the largest probability is taken out: equal ones leave exactly their number, and long texts do not round to 0
-    shares = np.subtract(lowest, losses, order="C")
+def _log_mean(losses: Floats, among: tuple[Bools, Ints] | None) -> Floats:
+    """Logarithm of the mean of exp(-loss) [n], over all references or ``among`` those that are used, so many a record.
+
+    Three passes, for this is where the time goes; only long texts, whose sum would round to 0, take more.
+    """
+    shares = np.negative(losses)
     np.exp(shares, out=shares)
-    shares *= used
-    mean = shares.sum(axis=0) / used.sum(axis=0, dtype=np.int32)
+    mean = shares.sum(axis=0) / len(losses) if among is None else np.einsum("kn,kn->n", shares, among[0]) / among[1]
     faint = mean < 1e-200
-    if faint.any():  # the largest is of a reference that is not used, and beside it those that are vanish
-        losses = np.where(used[:, faint], losses[:, faint], np.inf)
-        lowest[faint] = losses.min(axis=0)
-        mean[faint] = np.exp(lowest[faint] - losses).sum(axis=0) / used[:, faint].sum(axis=0)
-    result: Floats = np.log(mean) - lowest
+    with np.errstate(divide="ignore"):
+        result: Floats = np.log(mean)
+    if faint.any():  # the largest probability is taken out
+        few = losses[:, faint] if among is None else np.where(among[0][:, faint], losses[:, faint], np.inf)
+        lowest = few.min(axis=0)
+        count = len(losses) if among is None else among[1][faint]
+        result[faint] = np.log(np.exp(lowest - few).sum(axis=0) / count) - lowest
     return result
 
 
