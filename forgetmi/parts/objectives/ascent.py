@@ -33,7 +33,9 @@ def ascent_loss(token_nll: Tensor, mask: Tensor, weights: Tensor | None = None) 
     Returns:
         A scalar.
     """
-    return -token_mean(token_nll if weights is None else weights.detach() * token_nll, mask)
+    if weights is None:
+        return -token_mean(token_nll, mask)
+    return -token_mean(weights.detach().masked_fill(~mask, 0.0) * token_nll, mask)
 
 
 def forget_retain_loss(forget: Tensor, retain: Tensor, *, gamma: float = 1.0, alpha: float = 1.0) -> Tensor:

@@ -54,10 +54,8 @@ def answer_probability(token_nll: Tensor, mask: Tensor, *, reference_compat: boo
     Returns:
         [B], in [0, 1]; with ``reference_compat`` a scalar.
     """
-    probabilities = torch.exp(-token_nll)
-    if reference_compat:
-        return probabilities.masked_fill(~mask, 0.0).mean()
-    return sequence_means(probabilities, mask)
+    probabilities = torch.exp(-token_nll.masked_fill(~mask, torch.inf))
+    return probabilities.mean() if reference_compat else sequence_means(probabilities, mask)
 
 
 def flat_loss(

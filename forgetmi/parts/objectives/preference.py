@@ -20,7 +20,7 @@ def simnpo_loss(mean_nll: Tensor, beta: float, gamma: float = 0.0) -> Tensor:
 
     i.e. NPO in which every record's reference is gamma / beta a token. Where published code puts the margin inside of
     the product with beta (``delta``), gamma = beta delta; both are 0 by default.
-    dL/d mean_nll = -2 p^b / (p^b + e^gamma) / B with p = exp(-mean_nll).
+    dL/d mean_nll = -2 p^b / (p^b + e^-gamma) / B with p = exp(-mean_nll).
 
     Args:
         mean_nll: -log pi(y|x) / |y| [B], of :func:`~forgetmi.parts.objectives.sequence.sequence_means`.

@@ -2,30 +2,78 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from forgetmi.errors import MethodError
 from forgetmi.models.weights import state_sha256
+from forgetmi.tasks.divergence import wide
 from forgetmi.training.trainer import Named, Trainer
 
+Scope = Literal["all", "each"]
 
-def largest(scores: Mapping[str, Tensor], share: float) -> dict[str, Tensor]:
-    """Masks of the entries with the largest scores of all tensors together: exactly ``round(share * n)`` of n.
 
-    Of equal scores those that stand first are taken.
+def largest(scores: Mapping[str, Tensor], share: float, scope: Scope = "all") -> dict[str, Tensor]:
+    """Masks of the entries with the largest scores: exactly ``round(share * n)`` of n.
+
+    Of equal scores those that stand first are taken. Nothing is sorted or joined, so that beside the masks it takes no
+    more memory than one tensor's, however many there are.
 
     Args:
-        scores: name to a tensor of any shape.
+        scores: name to a tensor of any shape; infinities are in order.
         share: in [0, 1].
+        scope: ``"all"``: of the entries of all tensors together; ``"each"``: of each tensor's by itself.
+
+    Raises:
+        MethodError: a score is NaN.
     """
-    flat = torch.cat([score.flatten() for score in scores.values()])
-    chosen = torch.zeros(len(flat), dtype=torch.bool, device=flat.device)
-    chosen[flat.argsort(descending=True, stable=True)[: round(share * len(flat))]] = True
-    parts = chosen.split([score.numel() for score in scores.values()])
-    return {name: part.view_as(score) for (name, score), part in zip(scores.items(), parts, strict=True)}
+    if bad := next((name for name, score in scores.items() if score.isnan().any()), None):
+        raise MethodError(f"scores of {bad} are NaN: weights cannot be ranked by them")
+    if scope == "each":
+        return {name: _largest([score], share)[0] for name, score in scores.items()}
+    return dict(zip(scores, _largest(list(scores.values()), share), strict=True))
+
+
+def _largest(scores: Sequence[Tensor], share: float) -> list[Tensor]:
+    n = round(share * sum(score.numel() for score in scores))
+    if n == 0:
+        return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
+    bound = _nth_largest(scores, n)
+    masks = [wide(score) > bound for score in scores]
+    left = n - sum(int(mask.sum()) for mask in masks)
+    for score, mask in zip(scores, masks, strict=True):
+        equal = (wide(score) == bound).flatten().nonzero()[:left, 0]
+        mask.view(-1)[equal] = True
+        left -= len(equal)
+    return masks
+
+
+def _nth_largest(scores: Sequence[Tensor], n: int) -> float:
+    """By bisection over the bits of floating-point numbers, which read as integers are in the numbers' order."""
+    double = any(score.dtype == torch.float64 for score in scores)
+    dtype, integer, flip = (
+        (torch.float64, torch.int64, 2**63 - 1) if double else (torch.float32, torch.int32, 2**31 - 1)
+    )
+
+    def key(number: float) -> int:
+        bits = int(torch.tensor(number, dtype=dtype).view(integer))
+        return bits if bits >= 0 else bits ^ flip
+
+    def number(key: int) -> float:
+        return float(torch.tensor(key if key >= 0 else key ^ flip, dtype=integer).view(dtype))
+
+    filled = [score for score in scores if score.numel()]
+    low, high = (key(bound) for bound in (min(float(s.min()) for s in filled), max(float(s.max()) for s in filled)))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if sum(int((wide(score) >= number(middle)).sum()) for score in filled) >= n:
+            low = middle
+        else:
+            high = middle - 1
+    return number(low)
 
 
 class WeightMask:
