@@ -3,26 +3,55 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
-from forgetmi.audit import comparison
-from forgetmi.audit.criteria import Criterion, Reading, as_candidate
-from forgetmi.audit.measurements import Measurement, measure_model
+from forgetmi.audit import arrays, comparison, sections
+from forgetmi.audit.controls import control_attacks
+from forgetmi.audit.criteria import Criterion, Reading
+from forgetmi.audit.known_answers import known_answers
+from forgetmi.audit.measurements import Measurement, generator, measure_model
+from forgetmi.audit.one_run import one_run_section
 from forgetmi.audit.options import AuditOptions
+from forgetmi.audit.part_signals import SignalSource
+from forgetmi.audit.patients import PatientRisks, forgotten_risks, retained_risks, risk_section
 from forgetmi.audit.pictures import loss_histograms, reduced_roc
 from forgetmi.audit.schema import validate_document
-from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
+from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo, ReferenceScores
+from forgetmi.audit.subgroups import subgroups
 from forgetmi.audit.verdict import Verdict, judge
 from forgetmi.audit.wording import plain_sentence
 from forgetmi.errors import AuditError
 from forgetmi.partition import PARTS
 
-SCHEMA = "forgetmi.evidence/1"
+SCHEMA = "forgetmi.evidence/2"
 RECOMMENDED_RETRAINED = 5
 
 
-def build_evidence(
+@dataclass(frozen=True)
+class Audit:
+    """What an audit leaves behind.
+
+    Attributes:
+        evidence: the document.
+        arrays: bytes of the side file from which attack figures can be computed again.
+        forgotten, retained: risk of each patient, for the restricted file.
+        options: as carried out.
+    """
+
+    evidence: dict[str, Any]
+    arrays: bytes
+    forgotten: PatientRisks
+    retained: PatientRisks
+    options: AuditOptions
+
+
+def build_evidence(*args: Any, **kwargs: Any) -> dict[str, Any]:
+    """The evidence alone; arguments as of :func:`build_audit`."""
+    return build_audit(*args, **kwargs).evidence
+
+
+def build_audit(
     original: ModelScores,
     unlearned: ModelScores,
     retrained: Sequence[ModelScores],
@@ -30,7 +59,8 @@ def build_evidence(
     context: AuditContext,
     options: AuditOptions,
     seed: int,
-) -> dict[str, Any]:
+    references: Mapping[str, ReferenceScores] | None = None,
+) -> Audit:
     """Attack, grade, compare and judge.
 
     Args:
@@ -40,9 +70,10 @@ def build_evidence(
         context: the task.
         options: what to do.
         seed: of folds and resamples; the same seed gives the same evidence.
+        references: shadow models, by kind. The retrained models serve as references without being named here.
 
     Returns:
-        A JSON-able mapping of schema ``forgetmi.evidence/1``, checked against it.
+        Its ``evidence`` is a JSON-able mapping of schema ``forgetmi.evidence/2``, checked against it.
 
     Raises:
         AuditError: fewer than two different retrained models (there is no range without them), a retrained model that
@@ -51,18 +82,23 @@ def build_evidence(
     _check_models(original, unlearned, retrained)
     if tuple(sorted(parts)) != tuple(sorted(PARTS)):
         raise AuditError(f"parts given: {', '.join(sorted(parts)) or 'none'}", expected=", ".join(PARTS))
-    measured = [measure_model(s, parts, context, options, seed) for s in (original, unlearned, *retrained)]
+    models = (original, unlearned, *retrained)
+    source = SignalSource(parts, context, retrained, references)
+    options = options.with_attacks(source.n_references)
+    measured = [measure_model(model, parts, context, options, seed, source) for model in models]
     first, second, others = measured[0], measured[1], measured[2:]
     criteria = comparison.criteria(first, second, others, options)
     sizes = {"n_forget_patients": parts["forget"].n_patients, "n_test_patients": parts["test"].n_patients}
     verdict = judge(criteria, **sizes, options=options)
-    controls = _controls(criteria, sizes, options)
+    controls = known_answers(criteria, retrained, source, sizes, options, seed)
+    risks = forgotten_risks(measured, parts, options), retained_risks(measured, parts, options)
+    content = arrays.packed(first, second, others)
     evidence = {
         "schema": SCHEMA,
         "seed": seed,
         "options": {**asdict(options), "attacks": list(options.attacks)},
         "task": asdict(context),
-        "parts": {name: {"patients": parts[name].n_patients, "samples": len(parts[name].patients)} for name in PARTS},
+        "parts": {name: sections.part(parts[name]) for name in PARTS},
         "verdict": {**verdict.to_dict(), "cautions": _cautions(original, unlearned, retrained, verdict, controls)},
         "criteria": {c.key: _criterion(c, verdict) for c in criteria},
         "controls": controls,
@@ -70,8 +106,15 @@ def build_evidence(
         "comparison": comparison.compare(first, second, others),
         "likeness": comparison.likeness(first, second, others, parts, options, seed),
         "tug_of_war": comparison.tugs(first, second, others, options.headline),
+        "epsilon": {
+            "original": first.epsilon.to_dict(),
+            "unlearned": second.epsilon.to_dict(),
+            "retrained": [m.epsilon.to_dict() for m in others],
+            "one_run": one_run_section(references or {}, parts, options, generator(seed, "one run")),
+        },
         "time": comparison.time_against_retraining(first, second, others),
         "attacks": {name: _definition(first, name) for name in options.attacks},
+        "references": source.n_references,
         "models": {
             "original": _model(first),
             "unlearned": _model(second),
@@ -79,8 +122,13 @@ def build_evidence(
         },
         "roc": {name: _curves(first, second, others, name) for name in options.attacks},
         "histograms": loss_histograms(first, second, others, options.histogram_bins),
+        "generalisation": sections.generalisation(first, second, others),
+        "subgroups": subgroups(first, second, others, parts, context, options, seed),
+        "control_attacks": control_attacks(first, second, others, parts, options, seed),
+        "patients": risk_section(*risks, parts, options),
+        "arrays": arrays.section(*content),
     }
-    return validate_document(evidence, "evidence")
+    return Audit(validate_document(evidence, "evidence"), content[0], *risks, options)
 
 
 def _check_models(original: ModelScores, unlearned: ModelScores, retrained: Sequence[ModelScores]) -> None:
@@ -101,24 +149,6 @@ def _check_models(original: ModelScores, unlearned: ModelScores, retrained: Sequ
             expected=f"at least 2, better {RECOMMENDED_RETRAINED}",
             fix="set audit.retrains, or give retrained models from elsewhere",
         )
-
-
-def _controls(criteria: Sequence[Criterion], sizes: Mapping[str, int], options: AuditOptions) -> dict[str, Any]:
-    """The rule on models whose answer is known: each retrained against the others, and the untouched original."""
-
-    def outcome(role: Any) -> dict[str, Any]:
-        verdict = judge(as_candidate(criteria, role), **sizes, options=options)
-        return {"decision": verdict.decision, "findings": [asdict(finding) for finding in verdict.findings]}
-
-    held_out = [outcome(index) for index in range(len(criteria[0].retrained))]
-    decisions = [control["decision"] for control in held_out]
-    return {
-        "held_out_retrained": held_out,
-        "n_held_out": len(held_out),
-        "n_passed": decisions.count("pass"),
-        "n_failed": decisions.count("fail"),
-        "original": outcome("original"),
-    }
 
 
 def _cautions(
@@ -199,6 +229,8 @@ def _model(measurement: Measurement) -> dict[str, Any]:
         "utility": {name: utility.to_dict() for name, utility in measurement.utility.items()},
         "people": measurement.people.to_dict(),
         "people_marked": measurement.people_marked.to_dict(),
+        "exposed": measurement.exposed.to_dict(),
+        "marked_out": measurement.marked_out.to_dict(),
         "loss_difference": measurement.loss_difference.to_dict(),
     }
 

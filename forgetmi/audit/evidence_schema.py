@@ -6,7 +6,16 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from forgetmi.audit.schema import Count, Document, Seconds, Sha256
+from forgetmi.audit.document import Count, Document, Seconds, Sha256
+from forgetmi.audit.evidence_sections import (
+    ArraysEvidence,
+    ControlAttacksEvidence,
+    DeclaredEvidence,
+    GeneralisationEvidence,
+    PatientRiskEvidence,
+    SpanEvidence,
+    SubgroupsEvidence,
+)
 
 Position = Literal["below", "inside", "above"]
 Decision = Literal["pass", "fail", "inconclusive"]
@@ -105,7 +114,7 @@ class CriterionEvidence(Document):
     """A figure that the rule looks at."""
 
     label: str
-    kind: Literal["attack", "forget_accuracy", "forget_cross_entropy", "test_auc"]
+    kind: Literal["attack", "exposed", "marked_out", "forget_accuracy", "forget_cross_entropy", "test_auc"]
     headline: bool
     level: float
     original: ReadingEvidence
@@ -277,7 +286,7 @@ class ModelEvidence(Document):
 
     role: Literal["original", "unlearned", "retrained"]
     index: Count
-    weights_sha256: Sha256
+    weights_sha256: Sha256 | None = Field(description="null where only the model's answers are known")
     seconds: Seconds | None
     peak_memory_mb: float | None
     attacks: dict[str, dict[str, FigureEvidence]]
@@ -285,6 +294,8 @@ class ModelEvidence(Document):
     utility: dict[str, UtilityEvidence]
     people: FigureEvidence
     people_marked: FigureEvidence
+    exposed: FigureEvidence
+    marked_out: FigureEvidence
     loss_difference: FigureEvidence
 
 
@@ -326,6 +337,7 @@ class PartEvidence(Document):
 
     patients: Count
     samples: Count
+    records_per_patient: SpanEvidence
 
 
 class TaskEvidence(Document):
@@ -335,10 +347,55 @@ class TaskEvidence(Document):
     n_classes: Count
 
 
+class EpsilonEvidence(Document):
+    """A lower bound on epsilon, and the most that this sample could have certified."""
+
+    value: float
+    method: str
+    delta: float
+    alpha: float
+    threshold_rule: str
+    counts: dict[str, int]
+    n_patients: Count
+    most_certifiable: float
+    assumptions: list[str]
+    threshold: float | None
+    mu: float | None
+
+
+class OneRunEvidence(Document):
+    """Coins of patients guessed from one model's scores."""
+
+    definition: str
+    n_canaries: Count
+    guessed_in: Count
+    guessed_out: Count
+    guesses: Count
+    correct: Count
+    p_value: float = Field(description="of so many right guesses if nothing leaked")
+    bound: EpsilonEvidence
+
+
+class OneRunsEvidence(Document):
+    """The one-run audit of the procedure: the first shadow model, its patients in or out by the toss of a coin."""
+
+    before: OneRunEvidence = Field(description="after training")
+    after: OneRunEvidence | None = Field(description="after the included patients were unlearned by the same method")
+
+
+class EpsilonsEvidence(Document):
+    """What the headline attack proves of the privacy loss, a patient's score being the mean of their records'."""
+
+    original: EpsilonEvidence
+    unlearned: EpsilonEvidence
+    retrained: list[EpsilonEvidence]
+    one_run: OneRunsEvidence | None
+
+
 class EvidenceDocument(Document):
     """``evidence.json``."""
 
-    schema_name: Literal["forgetmi.evidence/1"] = Field(alias="schema")
+    schema_name: Literal["forgetmi.evidence/2"] = Field(alias="schema")
     seed: int
     options: dict[str, Any]
     task: TaskEvidence
@@ -350,8 +407,16 @@ class EvidenceDocument(Document):
     comparison: dict[str, RowEvidence]
     likeness: dict[str, LikenessEvidence]
     tug_of_war: TugsEvidence
+    epsilon: EpsilonsEvidence
     time: TimeEvidence
     attacks: dict[str, AttackDefinition]
+    references: dict[str, Count] = Field(description="reference models that attacks compared with, by kind")
     models: ModelsEvidence
     roc: dict[str, CurvesEvidence]
     histograms: HistogramsEvidence
+    generalisation: GeneralisationEvidence
+    subgroups: SubgroupsEvidence
+    control_attacks: ControlAttacksEvidence
+    patients: PatientRiskEvidence
+    arrays: ArraysEvidence
+    declared: DeclaredEvidence | None = Field(default=None, description="what people declared, and what follows")

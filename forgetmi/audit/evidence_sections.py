@@ -132,7 +132,7 @@ class PatientRiskEvidence(Document):
     known: list[RiskAtEvidence] = Field(description="because the model knows them well")
     marked: list[RiskAtEvidence] = Field(description="because the model treats them worse than others")
     retained: RetainedRiskEvidence
-    file: str
+    file: str | None = Field(description="null where no ids are known")
     file_readers: str
 
 

@@ -15,9 +15,10 @@ from markupsafe import Markup
 
 ORIGINAL, UNLEARNED, RETRAINED = "#b34700", "#0072b2", "#6b6b6b"
 _STYLES: dict[str, dict[str, Any]] = {
+    "retrained": {"color": RETRAINED, "linestyle": "-", "linewidth": 0.9},
     "original": {"color": ORIGINAL, "linestyle": (0, (5, 2)), "linewidth": 1.8},
     "unlearned": {"color": UNLEARNED, "linestyle": "-", "linewidth": 2.2},
-    "retrained": {"color": RETRAINED, "linestyle": "-", "linewidth": 0.9},
+    "target": {"color": UNLEARNED, "linestyle": "-", "linewidth": 2.2},
 }
 _PART_STYLES: dict[str, dict[str, Any]] = {
     "forget": {"color": "#b34700", "linestyle": "-", "linewidth": 2.2},
@@ -36,19 +37,19 @@ _RC: dict[Any, Any] = {
 
 
 def roc_figure(curves: Mapping[str, Any]) -> Markup:
-    """ROC of one attack under all models: whole, and zoomed into few false alarms on a log axis."""
+    """ROC of one attack under the models that there are: whole, and zoomed into few false alarms on a log axis."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
     with rc_context(_RC):
         figure = Figure(figsize=(9.2, 4.3), layout="constrained")
         axes = figure.subplots(1, 2)
-        n_others = curves["original"]["n_nonmembers"]
+        n_others = next(c for role, c in curves.items() if role != "retrained")["n_nonmembers"]
         for axis, zoom in zip(axes, (False, True), strict=True):
             floor = 0.5 / n_others
             grid = [10 ** (i / 50) for i in range(-250, 1)] if zoom else [0.0, 1.0]
             axis.plot(grid, grid, color="#999999", linewidth=0.8, linestyle=(0, (1, 2)), label="guessing")
-            for role in ("retrained", "original", "unlearned"):
+            for role in [role for role in _STYLES if role in curves]:
                 group: Sequence[Mapping[str, Any]] = curves[role] if role == "retrained" else [curves[role]]
                 for number, curve in enumerate(group):
                     x = [fp / curve["n_nonmembers"] for fp in curve["fp"]]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from markupsafe import Markup
 
+from forgetmi.audit import report_words as words
 from forgetmi.audit.schema import validate_document
 from forgetmi.audit.wording import number
 from forgetmi.errors import AuditError
@@ -36,10 +37,13 @@ class Values:
     Args:
         run, evidence: the checked documents.
         html: whether to write spans with ``data-key``, or plain text.
+        others: further documents, by the name that keys begin with.
     """
 
-    def __init__(self, run: Mapping[str, Any], evidence: Mapping[str, Any], *, html: bool) -> None:
-        self._documents = {"run": run, "evidence": evidence}
+    def __init__(
+        self, run: Mapping[str, Any], evidence: Mapping[str, Any], *, html: bool, **others: Mapping[str, Any]
+    ) -> None:
+        self._documents = {"run": run, "evidence": evidence, **others}
         self._html = html
 
     def at(self, key: str) -> Any:
@@ -59,7 +63,7 @@ class Values:
         return value
 
     def show(self, key: str, form: str = "number", missing: str = "–") -> Markup | str:
-        """The value under a key, written in a form: number, share, count, in_100, seconds, text, json."""
+        """The value under a key, written in a form of :func:`written`: number, share, count, seconds, text, ..."""
         value = self.at(key)
         text = missing if value is None else written(value, form)
         if not self._html:
@@ -96,6 +100,10 @@ def written(value: Any, form: str) -> str:
         return json.dumps(value, indent=2, ensure_ascii=False)
     if form == "in_100":
         return f"{100 * value:.0f}"
+    if form in ("plain", "one_place"):
+        return f"{value:g}" if form == "plain" else f"{value:.1f}"
+    if form == "day":
+        return str(value)[:10]
     if form == "text" and isinstance(value, Mapping):
         return "{" + ", ".join(f"{name}: {written(item, form)}" for name, item in value.items()) + "}"
     if form == "number":
@@ -123,8 +131,8 @@ def render_report(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> str:
     run, evidence = _checked(run, evidence)
     values = Values(run, evidence, html=True)
     headline = evidence["options"]["headline"]
-    return _template("report.html").render(
-        **_common(run, evidence, values),
+    return load_template("report.html").render(
+        **page_values(run, evidence, values),
         roc=roc_figure(evidence["roc"][headline]),
         histogram=histogram_figure(evidence["histograms"]),
         strip=strip,
@@ -138,7 +146,7 @@ def render_model_card(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> st
         AuditError: a document is not valid, or the two are of different models.
     """
     run, evidence = _checked(run, evidence)
-    return _template("model_card.md").render(**_common(run, evidence, Values(run, evidence, html=False)))
+    return load_template("model_card.md").render(**page_values(run, evidence, Values(run, evidence, html=False)))
 
 
 def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
@@ -181,7 +189,7 @@ def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
 
 def position_words(criterion: Mapping[str, Any]) -> str:
     """Where the unlearned model lies on a criterion, in words."""
-    position, meaning = criterion["unlearned_position"], criterion["meaning"]
+    position, meaning, kind = criterion["unlearned_position"], criterion["meaning"], criterion["kind"]
     if meaning == "not_judged" or position is None:
         return "cannot be judged"
     if position == "inside":
@@ -191,7 +199,7 @@ def position_words(criterion: Mapping[str, Any]) -> str:
         "remembered": "still remembered",
         "over_forgotten": "over-forgotten",
         "utility_lost": "usefulness lost",
-    }.get(meaning or "", "no harm" if position == "above" else "within the tolerated loss")
+    }.get(meaning or "", "within the tolerated loss" if (position, kind) == ("below", "test_auc") else "no harm")
     return f"{arrow} {position}: {ending}"
 
 
@@ -211,7 +219,8 @@ def _checked(run: Mapping[str, Any], evidence: Mapping[str, Any]) -> tuple[dict[
     return run, evidence
 
 
-def _common(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Values) -> dict[str, Any]:
+def page_values(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Values) -> dict[str, Any]:
+    """What the templates of a verdict's page work with."""
     return {
         "run": run,
         "evidence": evidence,
@@ -223,10 +232,19 @@ def _common(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Values)
         "decision_mark": DECISIONS[evidence["verdict"]["decision"]][0],
         "decision_word": DECISIONS[evidence["verdict"]["decision"]][1],
         "level_words": LEVEL_WORDS,
+        "case": run.get("case"),
+        "regimes": words.REGIMES,
+        "releases": words.RELEASES,
+        "readings": words.READINGS,
+        "letter": words.letter(evidence["verdict"]["decision"]),
+        "plain_reasons": words.plain_reasons(evidence),
+        "gap_rows": words.model_rows(evidence, "generalisation"),
+        "epsilon_rows": words.model_rows(evidence, "epsilon"),
     }
 
 
-def _template(name: str) -> Any:
+def load_template(name: str) -> Any:
+    """A template of this package; what it names and is not given is an error."""
     from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
     environment = Environment(

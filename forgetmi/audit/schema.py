@@ -19,6 +19,7 @@ from forgetmi.audit.case import Case
 from forgetmi.audit.document import Count, Document, Seconds, Sha256
 from forgetmi.errors import AuditError
 
+VERSIONS = {"run": "forgetmi.run/1", "evidence": "forgetmi.evidence/2"}
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 
 
@@ -60,6 +61,7 @@ class DataSummary(Document):
     name: str
     fingerprint: Sha256
     counts: dict[str, Counts] = Field(description="forget, retain, validation, test")
+    split: str | None = Field(default=None, description="how the parts were drawn, in words")
     notes: list[str] = Field(default=[], description="what a reader must know first: 'films are rendered, not X-rays'")
     license_note: str | None = None
     skipped: dict[str, Count] = Field(default={}, description="reason to number of records that were not used")
@@ -77,6 +79,7 @@ class ModelEntry(Document):
     path: str | None = Field(default=None, description="relative to the run folder")
     seed: int | None = None
     n_parameters: Count | None = None
+    parameters_per_patient: float | None = Field(default=None, description="over the patients that it was trained on")
     peak_memory_mb: float | None = None
 
 
@@ -140,7 +143,7 @@ def validate_document(document: Mapping[str, Any], kind: Literal["run", "evidenc
         listed = [f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors(include_input=False)]
         raise AuditError(
             f"{kind}.json is not a valid {kind} document:\n  - " + "\n  - ".join(listed[:20]),
-            expected=f"schema forgetmi.{kind}/1",
+            expected=f"schema {VERSIONS[kind]}",
             fix="make it again with this version of forgetmi",
         ) from error
 

@@ -91,6 +91,7 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
     stages = {name: done for name in (*models, "audit") if (done := folder.done(name)) is not None}
     settings = resolved(config, prepared.pseudonym)
     start = _start(folder)
+    n_train, n_retain = len(dataset.patients(prepared.partition.train)), len(prepared.partition.patients("retain"))
     document = {
         "name": folder.path.name,
         "created": start.get("created") or now(),
@@ -114,6 +115,7 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
             "name": dataset.name,
             "fingerprint": prepared.data_digest,
             "counts": prepared.partition.counts(),
+            "split": _split(config),
             "notes": list(dataset.notes),
             "license_note": dataset.license_note or None,
             "skipped": dict(dataset.skipped.counts),
@@ -121,9 +123,9 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
             "excluded": len(prepared.partition.excluded),
         },
         "models": {
-            "original": _model("original", stages["original"]),
-            "unlearned": _model("unlearned", stages["unlearned"]) if "unlearned" in stages else None,
-            "retrained": [_model(name, stages[name]) for name in models if name.startswith("retrained-")],
+            "original": _model("original", stages["original"], n_train),
+            "unlearned": _model("unlearned", stages["unlearned"], n_train) if "unlearned" in stages else None,
+            "retrained": [_model(name, stages[name], n_retain) for name in models if name.startswith("retrained-")],
         },
         "method": {
             "name": config.method.name,
@@ -169,7 +171,15 @@ def _noise(prepared: Prepared) -> dict[str, Any]:
     return {"noise": found}
 
 
-def _model(name: str, done: Done) -> dict[str, Any]:
+def _split(config: Config) -> str:
+    drawn = config.split
+    if drawn is None:
+        return "The parts are those of the source"
+    shares = f"{drawn.validation:.4g} of the patients for validation, {drawn.test:.4g} for test"
+    return f"The parts were drawn at random by patient: {shares}, seed {drawn.seed}"
+
+
+def _model(name: str, done: Done, n_patients: int) -> dict[str, Any]:
     made_here = done.facts["made_here"]
     return {
         "weights_sha256": done.facts["weights_sha256"],
@@ -177,6 +187,7 @@ def _model(name: str, done: Done) -> dict[str, Any]:
         "path": f"models/{name}",
         "seed": done.facts["seed"] if made_here else None,
         "n_parameters": done.facts["n_parameters"],
+        "parameters_per_patient": done.facts["n_parameters"] / n_patients,
         "peak_memory_mb": done.peak_memory_mb if made_here else None,
     }
 

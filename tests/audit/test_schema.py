@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from forgetmi.audit.schema import SCHEMA_FOLDER, json_schema, validate_document
+from forgetmi.audit.schema import SCHEMA_FOLDER, VERSIONS, json_schema, validate_document
 from forgetmi.errors import AuditError
 from tests.audit.synthetic import run_document
 
@@ -15,7 +15,7 @@ from tests.audit.synthetic import run_document
 def test_the_committed_schema_is_in_step(kind):
     committed = (SCHEMA_FOLDER / f"{kind}.schema.json").read_text(encoding="utf-8")
     assert committed == json_schema(kind), "run: python -m forgetmi.audit.schema"
-    assert json.loads(committed)["properties"]["schema"]["const"] == f"forgetmi.{kind}/1"
+    assert json.loads(committed)["properties"]["schema"]["const"] == VERSIONS[kind]
 
 
 def test_documents_survive_being_written_and_read(evidence):
