@@ -48,10 +48,10 @@ def rmia_scores(
 
     No reference saw a population record: its p(z) is made of all of them, by the same formula.
 
-    Everything is done with ln p = -loss, whose differences are exact where all models agree (with every reference equal
-    to the attacked model and a = 1, all ratios are exactly 1) and which does not round to 0 for long texts. Ratios
-    within a relative 1e-12 of each other tie, so that the order of the references cannot break a tie. Population ratios
-    are sorted once: O(K n + (n + Z) log Z) time, and memory for a few values a record.
+    Ratios are compared as logarithms, so that long texts, whose probabilities round to 0, keep theirs. Two that are
+    within a relative 1e-12 of each other tie: neither what a mean rounds to nor the order of the references breaks a
+    tie (with every reference equal to the attacked model and a = 1, all ratios are 1). Population ratios are sorted
+    once: O(K n + (n + Z) log Z) time, and memory for a few values a record.
 
     Args:
         target_loss: -ln p_theta of the records [n], in nats.
