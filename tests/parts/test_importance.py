@@ -174,3 +174,14 @@ def test_a_model_that_cannot_be_vectorised_is_refused_with_a_way_out():
 
     with pytest.raises(MethodError, match="gradients: batch"):
         per_sample_gradients(Looks(), TASK, vectors())
+
+
+def test_sums_of_a_bfloat16_model_are_kept_in_float32():
+    case = language_case()
+    model, indices = case.model.bfloat16(), list(case.partition.retain[:6])
+    summed = gradient_sum(model, case.task, case.loader, indices, batch_size=1, device=CPU)
+    singles = [gradient_sum(model, case.task, case.loader, [i], batch_size=1, device=CPU) for i in indices]
+    for name, found in summed.items():
+        assert found.dtype == torch.float32
+        assert torch.equal(found, torch.stack([single[name] for single in singles]).cumsum(dim=0)[-1])
+    assert any(not torch.equal(found, found.bfloat16().float()) for found in summed.values())

@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from forgetmi.batch import Batch, Loader
 from forgetmi.errors import MethodError
 from forgetmi.tasks.base import Task
+from forgetmi.tasks.divergence import wide
 from forgetmi.training.modes import preserved_mode
 
 Tensors = dict[str, Tensor]
@@ -91,7 +92,7 @@ def squared_gradients(
     Returns:
         Name to the parameter's shape, float32 or wider.
     """
-    sums = {name: torch.zeros_like(weight) for name, weight in trainable(model).items()}
+    sums = {name: wide(torch.zeros_like(weight)) for name, weight in trainable(model).items()}
     if gradients == "batch":
         for gradient, _ in _batch_gradients(model, task, loader, indices, batch_size, device):
             for name in sums:
@@ -111,9 +112,10 @@ def gradient_sum(
 ) -> Tensors:
     """The sum over records of the gradient of the training loss, in eval mode: name to the parameter's shape.
 
-    A batch's mean loss counts as many times as it has records.
+    A batch's mean loss counts as many times as it has records. Float32 or wider, whatever the weights are: in bfloat16
+    a sum of hundreds stops growing.
     """
-    sums = {name: torch.zeros_like(weight) for name, weight in trainable(model).items()}
+    sums = {name: wide(torch.zeros_like(weight)) for name, weight in trainable(model).items()}
     for gradient, size in _batch_gradients(model, task, loader, indices, batch_size, device):
         for name in sums:
             sums[name] += gradient[name] * size

@@ -16,7 +16,7 @@ def generic_logits(baseline: Tensor, reinforced: Tensor, alpha: float) -> Tensor
     Args:
         baseline: logits of the original [..., V].
         reinforced: those of the original, trained further on the forget set [..., V].
-        alpha: >= 0. Published: 5.
+        alpha: >= 0.
     """
     baseline = wide(baseline)
     return baseline - alpha * (wide(reinforced) - baseline).relu()

@@ -14,7 +14,7 @@ def control_vector(width: int, coefficient: float, generator: torch.Generator) -
 
     Args:
         width: D.
-        coefficient: c > 0. Published: 6.5 (Zephyr 7B), 20 and more for others.
+        coefficient: c > 0. Published: 6.5 (Zephyr 7B); 2 in a later implementation.
         generator: of the draw, on the CPU.
     """
     drawn = torch.rand(width, generator=generator)
