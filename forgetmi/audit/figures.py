@@ -14,6 +14,7 @@ from typing import Any
 from markupsafe import Markup
 
 ORIGINAL, UNLEARNED, RETRAINED = "#b34700", "#0072b2", "#6b6b6b"
+BAND = "#d9d9d9"  # colours stand in the elements too: printers of PDF read no variables of a style sheet
 _STYLES: dict[str, dict[str, Any]] = {
     "retrained": {"color": RETRAINED, "linestyle": "-", "linewidth": 0.9},
     "original": {"color": ORIGINAL, "linestyle": (0, (5, 2)), "linewidth": 1.8},
@@ -108,17 +109,19 @@ def strip(criterion: Mapping[str, Any], width: int = 190) -> Markup:
     parts = []
     if scope[0] is not None:
         wide = max(x(scope[1]) - x(scope[0]), 2.0)
-        parts.append(f'<rect x="{x(scope[0])}" y="2" width="{wide:.1f}" height="36" class="band"/>')
+        parts.append(f'<rect x="{x(scope[0])}" y="2" width="{wide:.1f}" height="36" class="band" fill="{BAND}"/>')
     for role, y in (("original", 12), ("unlearned", 28)):
         reading = readings[role]
         if reading["low"] is not None:
-            parts.append(f'<line x1="{x(reading["low"])}" x2="{x(reading["high"])}" y1="{y}" y2="{y}" class="{role}"/>')
+            line = f'stroke="{_STYLES[role]["color"]}" stroke-width="2"'
+            ends = f'x1="{x(reading["low"])}" x2="{x(reading["high"])}" y1="{y}" y2="{y}"'
+            parts.append(f'<line {ends} {line} class="{role}"/>')
         if reading["value"] is not None:
-            at = x(reading["value"])
+            at, fill = x(reading["value"]), f'fill="{_STYLES[role]["color"]}"'
             shape = (
-                f'<rect x="{at - 4.5:.1f}" y="{y - 4.5}" width="9" height="9" class="{role}"/>'
+                f'<rect x="{at - 4.5:.1f}" y="{y - 4.5}" width="9" height="9" {fill} class="{role}"/>'
                 if role == "original"
-                else f'<circle cx="{at}" cy="{y}" r="5" class="{role}"/>'
+                else f'<circle cx="{at}" cy="{y}" r="5" {fill} class="{role}"/>'
             )
             parts.append(shape)
     return Markup(  # noqa: S704  only numbers and words of this function are in it

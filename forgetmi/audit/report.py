@@ -28,7 +28,7 @@ LEVEL_WORDS = {
     "sample": "samples",
     "modality": "modalities of records",
 }
-_SHARES = ("accuracy", "share_called_member", "people_found", "people_marked", "published_svc")
+_SHARES = ("accuracy", "share_called_member", "people_found", "people_marked", "exposed", "marked_out", "published_svc")
 
 
 class Values:
