@@ -8,7 +8,7 @@ Sections of a config file (``forgetmi init DIR`` writes a commented one)::
     model:       modalities, encoders, fusion, heads, dim, dropout | load: a folder of a stored model
     training:    epochs, batch_size, lr, ... (forgetmi.training.options.FitOptions): the original's recipe
     unlearning:  method: NAME, its options, tuned_for: a preset that they stand on
-    audit:       retrains, workers, and forgetmi.audit.options.AuditOptions
+    audit:       retrains, workers, shadows (ShadowConfig), and forgetmi.audit.options.AuditOptions
     run:         folder, seed, device, precision, num_workers, threads, cache, key_file, limit
     case:        what people declare, for the report: forgetmi.audit.case.Case
 
@@ -151,6 +151,42 @@ class RunConfig(_Section):
     limit: Annotated[int, Field(ge=1)] | None = None
 
 
+class ShadowConfig(_Section):
+    """Shadow models for attacks that look at each record separately; keys of the ``audit`` section.
+
+    Attributes:
+        shadows: how many, an even number; 0: none. 16 say little of a single patient, 64 are common.
+        unlearned_shadows: also make each of them unlearn its target patients, by the configured method (U-LiRA).
+        shadow_folder: where scores are kept; one for several runs lets them share shadow models, whatever their
+            methods. ``None``: in the run's folder.
+        keep_shadows: keep the weights too, which hold what is to be forgotten: then another method's unlearned shadows
+            need no training.
+        executor: who makes them: ``in_process``, ``processes`` (``audit.workers`` of them), ``slurm`` (an array, for
+            which a script is written) or ``ensemble`` (all heads at once, over frozen encoders). ``auto``:
+            ``processes`` where there are several workers, else ``in_process``.
+        slurm: options of ``sbatch`` by their long names: ``{partition: gpu, mem: 32G}``.
+    """
+
+    shadows: int = 0
+    unlearned_shadows: bool = False
+    shadow_folder: Annotated[Path | None, Field(strict=False)] = None
+    keep_shadows: bool = False
+    executor: Literal["auto", "in_process", "processes", "slurm", "ensemble"] = "auto"
+    slurm: dict[str, str | int] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> ShadowConfig:
+        from forgetmi.training.executors import check_slurm_options
+        from forgetmi.training.shadows import check_count
+
+        problems = [*check_count(self.shadows), *check_slurm_options(self.slurm)]
+        if self.unlearned_shadows and not self.shadows:
+            problems.append("unlearned_shadows are made of shadows, and their number is 0")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+
 class CaseConfig(Case):
     """What only people know, for the report: see :class:`forgetmi.audit.case.Case`."""
 
@@ -173,7 +209,7 @@ class Config:
         request, task, model, run, case: the sections.
         training: the original's recipe.
         method: what unlearns, with ``method_options`` as they were given.
-        audit: the audit's options, ``retrains`` and ``workers`` beside them.
+        audit: the audit's options, ``retrains``, ``workers`` and ``shadow`` beside them.
         given: the settings as given, overrides included. Holds the request's ids: never write it, see
             :func:`forgetmi.runs.redact.redacted`.
         source: the file.
@@ -191,6 +227,7 @@ class Config:
     audit: AuditOptions
     retrains: int
     workers: int
+    shadow: ShadowConfig
     run: RunConfig
     case: CaseConfig
     given: Mapping[str, Any]
@@ -253,6 +290,9 @@ class _Reader:
         unlearning = self.attempt(lambda: with_preset(unlearning)) or unlearning
         method, method_options = self.named(METHODS, unlearning, "unlearning", "method")
         retrains, workers = self.number(audit, "retrains", 5, 2), self.number(audit, "workers", 1, 1)
+        shadow = {key: audit.pop(key) for key in ShadowConfig.model_fields if key in audit}
+        if isinstance(shadow.get("shadow_folder"), str):
+            shadow["shadow_folder"] = self.settings.path("audit.shadow_folder", shadow["shadow_folder"])
         for key in ("folder", "key_file"):
             if isinstance(sections["run"].get(key), str):
                 sections["run"][key] = self.settings.path(f"run.{key}", sections["run"][key])
@@ -267,6 +307,7 @@ class _Reader:
             "training": self.attempt(lambda: build_options(FitOptions, sections["training"], where="training")),
             "method": method,
             "audit": self.attempt(lambda: build_options(AuditOptions, audit, where="audit")),
+            "shadow": self.section(ShadowConfig, shadow, "audit"),
             "run": self.section(RunConfig, sections["run"], "run"),
             "case": self.section(CaseConfig, sections["case"], "case"),
         }

@@ -31,6 +31,7 @@ class ClassifierConfig:
         heads: ``"fused"``, ``"per_modality"`` or ``"both"``.
         dim: the common width D of the embeddings.
         dropout: before each head, in [0, 1).
+        freeze_encoders: the encoders keep the weights that they come with (pretrained ones); what follows is trained.
     """
 
     encoders: dict[str, dict[str, Any]]
@@ -39,6 +40,7 @@ class ClassifierConfig:
     heads: Heads = "fused"
     dim: int = 64
     dropout: float = 0.0
+    freeze_encoders: bool = False
 
     def __post_init__(self) -> None:
         problems = []
@@ -103,6 +105,7 @@ class MultimodalClassifier(nn.Module):
         heads: which heads there are.
         dim: D.
         dropout: before each head.
+        freeze_encoders: their weights require no gradient.
     """
 
     kind = "classifier"
@@ -116,6 +119,7 @@ class MultimodalClassifier(nn.Module):
         heads: Heads = "fused",
         dim: int = 64,
         dropout: float = 0.0,
+        freeze_encoders: bool = False,
     ) -> None:
         super().__init__()
         if (fusion is None) != (heads == "per_modality"):
@@ -133,6 +137,9 @@ class MultimodalClassifier(nn.Module):
             {} if heads == "fused" else {name: nn.Linear(dim, n_outputs) for name in encoders}
         )
         self.dropout = nn.Dropout(dropout)
+        self.freeze_encoders = freeze_encoders
+        if freeze_encoders:
+            self.encoders.requires_grad_(False)
 
     def forward(self, batch: Batch) -> ModelOutput:
         """The model's output for a batch.
@@ -189,6 +196,7 @@ class MultimodalClassifier(nn.Module):
             "n_outputs": self.n_outputs,
             "dim": self.dim,
             "dropout": self.dropout.p,
+            "freeze_encoders": self.freeze_encoders,
         }
 
 
@@ -235,4 +243,5 @@ def build_model(config: Mapping[str, Any], seed: int) -> MultimodalClassifier:
             heads=settings.heads,
             dim=settings.dim,
             dropout=settings.dropout,
+            freeze_encoders=settings.freeze_encoders,
         )

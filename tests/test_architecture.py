@@ -157,7 +157,8 @@ def test_help_loads_nothing_heavy_of_ours():
 from typer.testing import CliRunner
 from forgetmi.cli import app
 for words in (["--help"], *([command, "--help"] for command in
-              ("demo", "check", "train", "unlearn", "audit", "run", "report", "ls", "init"))):
+              ("demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare",
+               "ls", "init"))):
     assert CliRunner().invoke(app, words).exit_code == 0, words
 """
     assert set(_loaded(code)) <= {"pydantic"}  # which typer itself uses

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from forgetmi.cli import audit, check, demo, init, ls, report, run, train, unlearn
+from forgetmi.cli import audit, check, compare, demo, init, ls, report, run, shadows, train, unlearn
 
 app = typer.Typer(
     name="forgetmi",
@@ -23,7 +23,9 @@ app.command()(train.train)
 app.command()(unlearn.unlearn)
 app.command()(audit.audit)
 app.command()(run.run)
+app.command()(shadows.shadows)
 app.command()(report.report)
+app.command()(compare.compare)
 app.command()(ls.ls)
 app.command()(init.init)
 

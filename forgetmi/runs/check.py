@@ -14,6 +14,7 @@ from forgetmi.partition import PARTS
 from forgetmi.records import SPLITS, Record
 from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.prepare import Prepared
+from forgetmi.runs.shadow_plan import ShadowPlan
 from forgetmi.runs.stages import original_depends, retrained_depends, unlearned_depends
 from forgetmi.training.progress import Progress
 
@@ -123,6 +124,8 @@ def plan(prepared: Prepared) -> list[str]:
         for index in range(config.retrains)
     )
     lines.append(f"retrained: {config.retrains}, {kept} of them kept, {config.workers} at a time")
+    if config.shadow.shadows:
+        lines.append(ShadowPlan(prepared, folder.path).sentence())
     lines.append(f"audit: {', '.join(config.audit.attacks)}; report in {config.run.folder}")
     return lines
 
@@ -184,4 +187,7 @@ def refuse_data_folder(config: Config, targets: Mapping[str, Path]) -> None:
 
 def refuse_own_places(config: Config) -> None:
     """Raise :class:`ConfigError` where the run's folder or the key's file lies in a data folder."""
-    refuse_data_folder(config, {"run.folder": config.run.folder, "run.key_file": config.run.key_file})
+    targets = {"run.folder": config.run.folder, "run.key_file": config.run.key_file}
+    if config.shadow.shadow_folder is not None:
+        targets["audit.shadow_folder"] = config.shadow.shadow_folder
+    refuse_data_folder(config, targets)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ _HEADER = """\
 """
 _DOCUMENTS = ("run.json", "evidence.json", "report.html", "model_card.md")
 _OURS = ("config.yaml", "log.jsonl", *_DOCUMENTS)
-_OUR_FOLDERS = ("models", "checkpoints", "stages")
+_OUR_FOLDERS = ("models", "checkpoints", "stages", "shadows", "slurm")
 
 
 @dataclass(frozen=True)
@@ -186,11 +185,6 @@ def make_folder(path: Path) -> None:
         raise ForgetMIError(
             f"the run folder cannot be made: {error.strerror}", where=str(path), fix="choose another run.folder"
         ) from error
-
-
-def private_files() -> None:
-    """From here on, what this process writes can be read by its owner only."""
-    os.umask(0o077)
 
 
 def fingerprint(*parts: Any) -> str:

@@ -22,11 +22,12 @@ from forgetmi.runs.folder import RunFolder, fingerprint
 from forgetmi.runs.lock import locked
 from forgetmi.runs.prepare import Prepared, prepare, site_key
 from forgetmi.runs.redact import resolved
+from forgetmi.runs.shadows import check_shadows, make_shadows
 from forgetmi.training.runlog import RunLog
 
 logger = logging.getLogger("forgetmi")
 
-STAGES = ("original", "unlearned", "retrained", "audit")
+STAGES = ("original", "unlearned", "retrained", "shadows", "audit")
 
 
 @dataclass(frozen=True)
@@ -59,18 +60,21 @@ def run(
     overwrite: bool = False,
     progress: bool = True,
     audit_again: bool = False,
+    submit: bool = False,
 ) -> RunResult:
     """Train the original, make it forget, retrain, audit, report; what is done already is kept.
 
     Args:
         config: a YAML file, a mapping, or what :func:`forgetmi.load_config` returned.
         overrides: ``"training.lr=1e-4"``; not with a :class:`Config`.
-        until: the last stage: ``original``, ``unlearned``, ``retrained`` or ``audit`` (with the report).
+        until: the last stage: ``original``, ``unlearned``, ``retrained`` or ``audit`` (with the report); or
+            ``shadows``: only shadow models, which need none of the others.
         resume: take up a run whose settings have changed since (what depends on them is made again), and go on from
             checkpoints.
         overwrite: begin anew.
         progress: show bars or lines.
         audit_again: audit although it was done.
+        submit: with ``until="shadows"`` and ``audit.executor: slurm``, hand the array to the scheduler.
 
     Raises:
         ForgetMIError: of the kind that says what is wrong: the config, the data, the request, training, the audit.
@@ -84,6 +88,7 @@ def run(
         prepared = prepare(checked)  # bad input leaves no folder behind
         there = RunFolder(checked.run.folder)
         stages.check_method(prepared, there)
+        check_shadows(prepared, there.path)
         if overwrite or not there.is_done("original", fingerprint(*stages.original_depends(prepared))):
             read_values(prepared, progress=progress)
         with _owner_only(), locked(checked.run.folder):
@@ -92,7 +97,7 @@ def run(
             with logged_to(folder.log):
                 note_start(folder, checked, before, settings)
                 logger.info("%s", first_line(prepared))
-                return _stages(prepared, folder, until, audit_again)
+                return _stages(prepared, folder, until, audit_again, submit)
 
 
 def _refuse_launcher() -> None:
@@ -118,16 +123,21 @@ def first_line(prepared: Prepared) -> str:
     return f"{prepared.dataset.name} on {device}, {run.precision}, seed {run.seed}. {sizes}"
 
 
-def _stages(prepared: Prepared, folder: RunFolder, until: str, audit_again: bool) -> RunResult:
+def _stages(prepared: Prepared, folder: RunFolder, until: str, audit_again: bool, submit: bool) -> RunResult:
     steps: list[tuple[str, Callable[[], Any]]] = [
         ("original", lambda: stages.train_original(prepared, folder)),
         ("unlearned", lambda: stages.unlearn(prepared, folder)),
         ("retrained", lambda: stages.retrain_all(prepared, folder)),
     ]
+    if until == "shadows":
+        make_shadows(prepared, folder, submit=submit)
+        return RunResult(folder.path, None, {})
     for name, step in steps:
         step()
         if name == until:
             return RunResult(folder.path, None, {})
+    if prepared.config.shadow.shadows:
+        make_shadows(prepared, folder)
     evidence = stages.audit(prepared, folder, again=audit_again)
     return RunResult(folder.path, stages.report(folder.path), evidence)
 

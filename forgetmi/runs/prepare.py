@@ -93,10 +93,20 @@ class Prepared:
         return kind, settings
 
     def fresh_model(self, seed: int) -> nn.Module:
-        """An untrained model of the original's kind."""
+        """An untrained model of the original's kind; frozen encoders are those of a model that was given."""
         kind, settings = self.model_settings
         model: nn.Module = MODELS[kind](settings, seed)
+        if self.given is not None and settings.get("freeze_encoders"):
+            model.get_submodule("encoders").load_state_dict(self.given.model.get_submodule("encoders").state_dict())
         return model
+
+    @cached_property
+    def _forget_loader(self) -> Loader:
+        return self.loader.restricted_to(self.partition.forget_records())
+
+    def scoring_loader(self, part: str) -> Loader:
+        """How a part's records are scored: forget records as the request sees them, with the named modalities only."""
+        return self._forget_loader if part == "forget" and self.partition.modalities else self.loader
 
     def given_model(self) -> nn.Module | None:
         """The original, where it comes with its weights."""

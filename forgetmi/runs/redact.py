@@ -14,7 +14,10 @@ from forgetmi.config import Config
 _PATH = re.compile(r"^[/\\~]|^[A-Za-z]:[/\\]|\S[/\\]\S")
 
 # What changes how a run is carried out, and not what comes out of it.
-_CARRYING_OUT = {"run": ("folder", "device", "num_workers", "threads", "cache", "key_file"), "audit": ("workers",)}
+_CARRYING_OUT = {
+    "run": ("folder", "device", "num_workers", "threads", "cache", "key_file"),
+    "audit": ("workers", "shadow_folder", "keep_shadows", "executor", "slurm"),
+}
 
 
 def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
@@ -43,7 +46,12 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
         "model": model,
         "training": _fields(config.training),
         "unlearning": {"method": config.method.name, **_fields(config.method)},
-        "audit": {"retrains": config.retrains, "workers": config.workers, **_fields(config.audit)},
+        "audit": {
+            "retrains": config.retrains,
+            "workers": config.workers,
+            **config.shadow.model_dump(),
+            **_fields(config.audit),
+        },
         "run": config.run.model_dump(exclude_none=True),
         "case": config.case.model_dump(mode="json", exclude_none=True),
     }

@@ -21,6 +21,7 @@ from forgetmi.runs.folder import Done, RunFolder, fingerprint, timed
 from forgetmi.runs.measure import measured
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import resolved, result_settings
+from forgetmi.training.executors import Executor, InProcess, ProcessPool, Work
 from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.reference import Reference
 from forgetmi.training.runlog import RunLog
@@ -77,14 +78,14 @@ def check_method(prepared: Prepared, folder: RunFolder) -> None:
         MethodError: the method cannot do this job.
         ConfigError: the device is not there.
     """
-    trainer = _trainer(prepared, folder, None)
-    check_job(prepared.config.method, _job_of(prepared.fresh_model(0).to(trainer.device), prepared, trainer, 0))
+    trainer = trainer_of(prepared, folder, None)
+    check_job(prepared.config.method, job_of(prepared.fresh_model(0).to(trainer.device), prepared, trainer, 0))
 
 
 def unlearned_depends(prepared: Prepared, folder: RunFolder) -> list[Any]:
     """What the unlearned model depends on; the original must be there."""
     original = _facts(folder, "original")["weights_sha256"]
-    return [*original_depends(prepared), *_asked(prepared), _settings(prepared)["unlearning"], original]
+    return [*original_depends(prepared), *_asked(prepared), settings_of(prepared)["unlearning"], original]
 
 
 def retrained_seed(prepared: Prepared, index: int) -> int:
@@ -113,22 +114,24 @@ def retrained_depends(prepared: Prepared, index: int) -> list[Any]:
 
 def retrain_all(prepared: Prepared, folder: RunFolder) -> None:
     """The retrained models, side by side in ``audit.workers`` processes."""
-    from forgetmi.runs.worker import retrain_in_processes
-
     config = prepared.config
-    missing = [
-        index
-        for index in range(config.retrains)
-        if not folder.is_done(f"retrained-{index}", fingerprint(*retrained_depends(prepared, index)))
-    ]
+
+    def done(index: int) -> bool:
+        return folder.is_done(f"retrained-{index}", fingerprint(*retrained_depends(prepared, index)))
+
+    missing = [index for index in range(config.retrains) if not done(index)]
     if kept := config.retrains - len(missing):
         logger.info("retrained: %d of %d models done already, kept", kept, config.retrains)
     workers = min(config.workers, len(missing))
-    if workers > 1:
-        retrain_in_processes(config, folder, missing, workers)
-    else:
-        for index in missing:
-            retrain_one(prepared, folder, index)
+    work = Work(
+        title="retrained models",
+        done=done,
+        here=lambda index: retrain_one(prepared, folder, index),
+        worker="forgetmi.runs.worker:retrained_models",
+        order=(config, folder.path, folder.resume, workers),
+    )
+    executor: Executor = ProcessPool(workers, config.run.threads, folder.progress) if workers > 1 else InProcess()
+    executor.map(work, missing)
 
 
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
@@ -152,12 +155,12 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     config = prepared.config
     names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
     hashes = [_facts(folder, name)["weights_sha256"] for name in names]
-    mark = fingerprint(_VERSION, *original_depends(prepared), *_asked(prepared), _settings(prepared)["audit"], hashes)
+    mark = fingerprint(_VERSION, *original_depends(prepared), *_asked(prepared), settings_of(prepared)["audit"], hashes)
     evidence_file = folder.path / "evidence.json"
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
         if config.task.name != "classification":
             raise AuditError(f"this audit is for classifiers, not for the task {config.task.name!r}")
-        trainer = _trainer(prepared, folder, None)
+        trainer = trainer_of(prepared, folder, None)
         context = AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)  # type: ignore[attr-defined]
         with measured(trainer.device) as cost:
             scores = [_scores(prepared, folder, name, trainer.device) for name in names]
@@ -216,7 +219,7 @@ def _stage(
         return done
     checkpoints = folder.checkpoints(name, mark)
     whole = not any(checkpoints.glob("*.pt"))  # the time of a resumed stage is that of its rest
-    trainer = _trainer(prepared, folder, checkpoints)
+    trainer = trainer_of(prepared, folder, checkpoints)
     logger.info("%s: started", name)
     folder.log.event("stage_started", stage=name)
     with measured(trainer.device) as cost:
@@ -242,7 +245,8 @@ def _stage(
     return done
 
 
-def _trainer(prepared: Prepared, folder: RunFolder, checkpoints: Path | None) -> Trainer:
+def trainer_of(prepared: Prepared, folder: RunFolder | None, checkpoints: Path | None) -> Trainer:
+    """The loop as the config asks for it; without a folder it neither logs, resumes nor shows progress."""
     run = prepared.config.run
     if run.device == "cuda" and not torch.cuda.is_available():
         raise ConfigError(["run.device: cuda was asked for, and torch sees no CUDA device"], fix="use device: auto")
@@ -250,21 +254,22 @@ def _trainer(prepared: Prepared, folder: RunFolder, checkpoints: Path | None) ->
         device=None if run.device == "auto" else run.device,
         precision="no" if run.precision == "fp32" else run.precision,
         checkpoint_dir=checkpoints,
-        resume=folder.resume,
-        log=folder.log,
+        resume=folder is not None and folder.resume,
+        log=None if folder is None else folder.log,
         num_workers=run.num_workers,
-        progress=folder.progress,
+        progress=folder is not None and folder.progress,
     )
 
 
 def _job(prepared: Prepared, folder: RunFolder, trainer: Trainer, seed: int) -> UnlearningJob:
     original = load_model(folder.model("original")).model.to(trainer.device)
-    return _job_of(original, prepared, trainer, seed, folder.log)
+    return job_of(original, prepared, trainer, seed, folder.log)
 
 
-def _job_of(
+def job_of(
     model: nn.Module, prepared: Prepared, trainer: Trainer, seed: int, log: RunLog | None = None
 ) -> UnlearningJob:
+    """A job on this model, which stands on the trainer's device."""
     return UnlearningJob(
         model=model,
         partition=prepared.partition,
@@ -278,13 +283,14 @@ def _job_of(
     )
 
 
-def _settings(prepared: Prepared) -> dict[str, Any]:
+def settings_of(prepared: Prepared) -> dict[str, Any]:
+    """What the models and figures depend on, resolved."""
     return result_settings(resolved(prepared.config, prepared.pseudonym))
 
 
 def original_depends(prepared: Prepared) -> list[Any]:
     """What the original, and so every model, depends on."""
-    settings = _settings(prepared)
+    settings = settings_of(prepared)
     given = None if prepared.given is None else prepared.given.config["weights_sha256"]
     run = {key: settings["run"].get(key) for key in ("seed", "precision", "limit")}
     parts = [settings[name] for name in ("data", "task", "model", "training")]
@@ -319,16 +325,11 @@ def _scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.devi
             fix="run the stage again",
         )
     model = loaded.model.to(device)
-    # Forget records are scored as the request sees them: with the named modalities only, at level modality.
-    forget = prepared.loader.restricted_to(prepared.partition.forget_records())
-    loaders = {
-        part: forget if part == "forget" and prepared.partition.modalities else prepared.loader for part in PARTS
-    }
     parts = {
         part: collect_signals(
             model,
             prepared.task,
-            loaders[part],
+            prepared.scoring_loader(part),
             prepared.partition.indices(part),
             batch_size=max(prepared.config.training.batch_size, 32),
             device=device,

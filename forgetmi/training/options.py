@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -90,9 +90,15 @@ def build_optimizer(model: nn.Module, options: FitOptions) -> torch.optim.Optimi
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": options.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    groups = [group for group in groups if group["params"]]
+    return make_optimizer([group for group in groups if group["params"]], options)
+
+
+def make_optimizer(groups: list[dict[str, Any]], options: FitOptions) -> torch.optim.Optimizer:
+    """The optimiser over groups of parameters, each with its ``weight_decay``."""
     # One pass over the weights instead of ten; a step's last bits may differ from the plain implementation's.
-    fused = all(p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for p in trained)
+    fused = all(
+        p.device.type in ("cpu", "cuda") and torch.is_floating_point(p) for group in groups for p in group["params"]
+    )
     if options.optimizer == "sgd":
         return torch.optim.SGD(groups, lr=options.lr, momentum=options.momentum, fused=fused)
     kind = torch.optim.AdamW if options.optimizer == "adamw" else torch.optim.Adam

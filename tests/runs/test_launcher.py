@@ -6,11 +6,9 @@ import subprocess
 
 import pytest
 
-from forgetmi.config import load_config
 from forgetmi.errors import ConfigError
 from forgetmi.runs import pipeline
-from forgetmi.runs.folder import RunFolder
-from forgetmi.runs.worker import retrain_in_processes
+from forgetmi.training.executors import ProcessPool, Work
 from tests.runs.tiny_source import tiny_settings, write_source
 
 LAUNCHED = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
@@ -42,7 +40,7 @@ def test_a_launcher_of_one_process_is_none(monkeypatch):
     pipeline._refuse_launcher()
 
 
-def test_processes_of_retrained_models_stand_alone(source, tmp_path, launched, monkeypatch):
+def test_processes_of_a_pool_stand_alone(launched, monkeypatch):
     told = []
 
     def recorded(*args, env, **options):
@@ -50,9 +48,9 @@ def test_processes_of_retrained_models_stand_alone(source, tmp_path, launched, m
         raise KeyboardInterrupt
 
     monkeypatch.setattr(subprocess, "Popen", recorded)
-    config = load_config(tiny_settings(source, run__threads=1))
+    work = Work("models", done=lambda task: False, here=print, worker="builtins:print", order=None)
     with pytest.raises(KeyboardInterrupt):
-        retrain_in_processes(config, RunFolder(tmp_path, progress=False), [0, 1], 2)
+        ProcessPool(2, threads=1, progress=False).map(work, [0, 1])
     assert LAUNCHED.keys().isdisjoint(told[0])
     assert told[0]["OMP_NUM_THREADS"] == "1"
     assert "PATH" in told[0]
