@@ -24,7 +24,15 @@ _HEADER = """\
 # Every setting of this run, defaults too, written by forgetmi. Ids of the request stand here as keyed hashes, from
 # which the site's key finds them again: this file can be given as --config.
 """
-_DOCUMENTS = ("run.json", "evidence.json", "report.html", "model_card.md")
+_DOCUMENTS = (
+    "run.json",
+    "evidence.json",
+    "evidence_arrays.npz",
+    "patients_restricted.csv",
+    "report.html",
+    "report.pdf",
+    "model_card.md",
+)
 _OURS = ("config.yaml", "log.jsonl", *_DOCUMENTS)
 _OUR_FOLDERS = ("models", "checkpoints", "stages", "shadows", "slurm")
 
