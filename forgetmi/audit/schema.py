@@ -19,7 +19,12 @@ from forgetmi.audit.case import Case
 from forgetmi.audit.document import Count, Document, Seconds, Sha256
 from forgetmi.errors import AuditError
 
-VERSIONS = {"run": "forgetmi.run/1", "evidence": "forgetmi.evidence/2"}
+VERSIONS = {
+    "run": "forgetmi.run/1",
+    "evidence": "forgetmi.evidence/2",
+    "exposure": "forgetmi.exposure/1",
+    "compare": "forgetmi.compare/1",
+}
 SCHEMA_FOLDER = Path(__file__).parent / "schemas"
 
 
@@ -130,7 +135,9 @@ class RunDocument(Document):
     case: Case = Case()
 
 
-def validate_document(document: Mapping[str, Any], kind: Literal["run", "evidence"]) -> dict[str, Any]:
+def validate_document(
+    document: Mapping[str, Any], kind: Literal["run", "evidence", "exposure", "compare"]
+) -> dict[str, Any]:
     """The document, checked and complete with its defaults.
 
     Raises:
@@ -150,9 +157,16 @@ def validate_document(document: Mapping[str, Any], kind: Literal["run", "evidenc
 
 def document_models() -> dict[str, type[Document]]:
     """Kind to model."""
+    from forgetmi.audit.compare_schema import CompareDocument
     from forgetmi.audit.evidence_schema import EvidenceDocument
+    from forgetmi.audit.exposure_schema import ExposureDocument
 
-    return {"run": RunDocument, "evidence": EvidenceDocument}
+    return {
+        "run": RunDocument,
+        "evidence": EvidenceDocument,
+        "exposure": ExposureDocument,
+        "compare": CompareDocument,
+    }
 
 
 def json_schema(kind: str) -> str:

@@ -11,7 +11,7 @@ from forgetmi.errors import AuditError
 from tests.audit.synthetic import run_document
 
 
-@pytest.mark.parametrize("kind", ["run", "evidence"])
+@pytest.mark.parametrize("kind", list(VERSIONS))
 def test_the_committed_schema_is_in_step(kind):
     committed = (SCHEMA_FOLDER / f"{kind}.schema.json").read_text(encoding="utf-8")
     assert committed == json_schema(kind), "run: python -m forgetmi.audit.schema"
