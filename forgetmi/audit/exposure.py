@@ -23,7 +23,6 @@ from forgetmi.audit.exposure_rule import (
     Limits,
     Look,
     decide,
-    holm,
     look,
     ranking_p,
     standing_out,
@@ -40,6 +39,7 @@ from forgetmi.metrics.figure import Figure, measure
 from forgetmi.metrics.forgetting import gap_to_retrained
 from forgetmi.metrics.intervals import PatientBootstrap
 from forgetmi.metrics.roc import auc_statistic
+from forgetmi.metrics.testing import adjusted_p_values
 from forgetmi.partition import PARTS
 
 SCHEMA = "forgetmi.exposure/1"
@@ -283,12 +283,12 @@ def _controls(
     table: SignalsTable, model: str, headline: str, options: ExposureOptions, seed: int
 ) -> list[dict[str, Any]]:
     """Outsiders against outsiders: validation people in the members' place."""
-    if "validation" not in table.values[model] or getattr(ATTACKS[headline], "references", ()):
+    if "validation" not in table.values[model] or bool(getattr(ATTACKS[headline], "references", ())):
         return []
     made = ATTACKS[headline](n_resamples=options.n_bootstrap, level=options.level, fprs=options.fprs)
     parts = [table.part_signals(model, part) for part in ("validation", "test")]
     result = made.result(*parts, generator(seed, "control"))
-    p = ranking_p({headline: result}, generator(seed, "control permutations"), options.n_permutations)[headline]
+    p = ranking_p(result, generator(seed, "control permutations"), options.n_permutations)
     auc = result.figures["auc"].to_dict()
     return [{"first": "validation", "second": "test", "model": model, "attack": headline, "auc": auc, "p": p}]
 
@@ -314,8 +314,9 @@ def _groupings(table: SignalsTable, result: AttackResult, options: ExposureOptio
         ]
         found[grouping] = {"groups": groups, "n_left_out": sum(out)}
     every = [group for table_of in found.values() for group in table_of["groups"]]
-    for group, adjusted in zip(every, holm([group["p"] for group in every]), strict=True):
-        group["p_adjusted"] = adjusted
+    adjusted = adjusted_p_values([group["p"] for group in every]) if every else []
+    for group, p in zip(every, adjusted, strict=True):
+        group["p_adjusted"] = float(p)
     return found
 
 
@@ -345,5 +346,5 @@ def _group(
     )
     _, codes = np.unique(patients[inside], return_inverse=True)
     alone = AttackResult(result.name, "", {}, {"auc": figure}, scores=scores, member=member, patient=codes)
-    p = ranking_p({result.name: alone}, rng, options.n_permutations)[result.name]
+    p = ranking_p(alone, rng, options.n_permutations)
     return {"name": name, "members": count[0], "outsiders": count[1], "auc": figure.to_dict(), "p": p}

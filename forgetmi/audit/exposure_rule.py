@@ -18,26 +18,23 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
-from scipy import stats
 
 from forgetmi.attacks.membership import ATTACKS
 from forgetmi.attacks.membership.result import AttackResult
 from forgetmi.audit.measurements import by_patient
 from forgetmi.audit.options import COMPARISON_ATTACK
 from forgetmi.errors import AuditError, ConfigError, did_you_mean
-from forgetmi.metrics.intervals import Interval, clopper_pearson, null_auc_sd
-from forgetmi.metrics.roc import Floats
+from forgetmi.metrics.intervals import Interval, clopper_pearson
+from forgetmi.metrics.power import detectable_auc
+from forgetmi.metrics.testing import adjusted_p_values, permutation_null
 
 Outcome = Literal["exposed", "none_found", "cannot_tell"]
 Kind = Literal["ranking", "standing_out"]
 Direction = Literal["known", "marked"]
-POWER = 0.8
 TWINS = {
     "svc": "learns a threshold on the loss: a look at much the same ranking as the attack on the loss",
     "attack_p": "ranks records as the attack on the loss does",
 }
-_CELLS = 4_000_000
 
 
 @dataclass(frozen=True)
@@ -134,14 +131,15 @@ def look(
         rng: for the permutations.
         n_permutations, level: see :class:`ExposureOptions`.
     """
-    rankings = ranking_p(results, rng, n_permutations)
+    seed = int(rng.integers(2**63))  # the same permutations for all attacks
     found: list[Look] = []
     for name, result in results.items():
         figure = result.figures["auc"]
         if figure.value is None:
             raise AuditError(f"attack {name!r} has no AUC: {figure.reason}")
         side: Direction = "known" if figure.value >= 0.5 else "marked"
-        found.append(Look(name, "ranking", side, figure.value, figure.interval, None, rankings[name], 1.0))
+        p = ranking_p(result, np.random.default_rng(seed), n_permutations)
+        found.append(Look(name, "ranking", side, figure.value, figure.interval, None, p, 1.0))
         counts = {turned: standing_out(result, turned=turned) for turned in (False, True)}
         ps = {turned: standing_out_p(*counts[turned]) for turned in counts}
         turned = ps[True] < ps[False]
@@ -149,41 +147,18 @@ def look(
         p = min(1.0, 2.0 * ps[turned])
         side = "marked" if turned else "known"
         found.append(Look(name, "standing_out", side, k / n, clopper_pearson(k, n, level), k, p, 1.0))
-    adjusted = holm([one.p for one in found])
-    return [Look(**{**vars(one), "p_adjusted": p}) for one, p in zip(found, adjusted, strict=True)]
+    adjusted = adjusted_p_values([one.p for one in found])
+    return [Look(**{**vars(one), "p_adjusted": float(p)}) for one, p in zip(found, adjusted, strict=True)]
 
 
-def ranking_p(results: Mapping[str, AttackResult], rng: np.random.Generator, n_permutations: int) -> dict[str, float]:
-    """Two-sided p-values of AUC = 1/2, by permuting which patients are members; the same permutations for all attacks.
+def ranking_p(result: AttackResult, rng: np.random.Generator, n_permutations: int) -> float:
+    """Two-sided p-value of AUC = 1/2: twice the share of permutations with an AUC as high (or as low).
 
-    p = (1 + #{|A* - 1/2| >= |A - 1/2|}) / (1 + B). A patient's records stay together. Exact where people are
-    exchangeable, whatever the number of their records.
+    Patients change sides with all their records: exact where people are exchangeable, whatever the number of records.
     """
-    first = next(iter(results.values()))
-    if first.patient is None or first.member is None:
-        raise AuditError(f"attack {first.name!r} scores no records")
-    n = first.patient.size
-    n_patients = int(first.patient.max()) + 1
-    ranks = np.column_stack([stats.rankdata(_scores(result)) for result in results.values()])
-    per_patient = np.zeros((n_patients, ranks.shape[1] + 1))
-    np.add.at(per_patient, first.patient, np.column_stack([ranks, np.ones(n)]))
-    member = np.zeros(n_patients)
-    member[first.patient] = first.member
-
-    def off_centre(sides: Floats) -> Floats:
-        sums = sides @ per_patient
-        p, n_others = sums[:, -1:], n - sums[:, -1:]
-        distance: Floats = np.abs((sums[:, :-1] - p * (p + 1.0) / 2.0) / (p * n_others) - 0.5)
-        return distance
-
-    observed = off_centre(member[None])[0]
-    beyond = np.zeros(observed.size)
-    rows = max(1, _CELLS // n_patients)
-    for start in range(0, n_permutations, rows):
-        size = min(rows, n_permutations - start)
-        sides = rng.permuted(np.tile(member, (size, 1)), axis=1)
-        beyond += (off_centre(sides) >= observed - 1e-12).sum(axis=0)
-    return {name: float((1.0 + b) / (1.0 + n_permutations)) for name, b in zip(results, beyond, strict=True)}
+    if result.scores is None or result.member is None or result.patient is None:
+        raise AuditError(f"attack {result.name!r} scores no records")
+    return permutation_null(result.scores, result.member, result.patient, rng, n_permutations).p_two_sided
 
 
 def standing_out(result: AttackResult, *, turned: bool) -> tuple[int, int, int]:
@@ -201,16 +176,6 @@ def standing_out_p(count: int, n_members: int, n_others: int) -> float:
     """
     total = n_members + n_others
     return float(np.prod([(n_members - i) / (total - i) for i in range(count)]))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down adjustment: the i-th smallest of m is multiplied by m - i; none falls below one before it."""
-    order = np.argsort(p_values, kind="stable")
-    adjusted, reached = [1.0] * len(p_values), 0.0
-    for rank, i in enumerate(order):
-        reached = max(reached, min(1.0, (len(p_values) - rank) * p_values[i]))
-        adjusted[i] = reached
-    return adjusted
 
 
 @dataclass(frozen=True)
@@ -232,10 +197,8 @@ class Limits:
 
 
 def limits(looks: Sequence[Look], n_members: int, n_others: int, alpha: float) -> Limits:
-    """Limits by Bonferroni's level alpha / m, at which Holm's method begins; null variance of the AUC, by patient."""
+    """Limits at Bonferroni's level alpha / m, at which Holm's method begins."""
     each = alpha / max(1, len(looks))
-    reach = float(stats.norm.ppf(1.0 - each / 2.0) + stats.norm.ppf(POWER))
-    detectable = 0.5 + reach * null_auc_sd(n_members, n_others)
     noticed = next(
         (k for k in range(1, n_members + 1) if 2.0 * standing_out_p(k, n_members, n_others) <= each),
         None,
@@ -244,7 +207,7 @@ def limits(looks: Sequence[Look], n_members: int, n_others: int, alpha: float) -
     reached = [max(high, 1.0 - low) for low, high in ends if low is not None and high is not None]
     return Limits(
         n_looks=len(looks),
-        detectable_auc=detectable if detectable < 1.0 else None,
+        detectable_auc=detectable_auc(n_members, n_others, level=1.0 - each),
         noticed_people=noticed,
         largest_auc=max(reached) if reached and len(reached) == len(ends) else None,
     )
@@ -299,9 +262,3 @@ def is_small(n_members: int, n_others: int, reach: Limits, options: ExposureOpti
     """Whether finding nothing would mean nothing."""
     few = min(n_members, n_others) < options.min_patients
     return few or reach.detectable_auc is None or reach.detectable_auc > options.largest_limit
-
-
-def _scores(result: AttackResult) -> NDArray[np.float64]:
-    if result.scores is None:
-        raise AuditError(f"attack {result.name!r} scores no records")
-    return result.scores

@@ -125,11 +125,8 @@ def check_records(rows: pd.DataFrame, lines: Any, groups: Sequence[str], labelle
     twice = rows.duplicated(["record", "model", "query"], keep=False)
     hint = " Several views of a record are told apart by the column 'query'." if (rows["query"] == 0).all() else ""
     problems.add_rows(f"a record stands there twice for one model.{hint}", lines, twice, rows["record"])
-    sides = rows.dropna(subset=["part"]).groupby("patient")["part"].agg(lambda found: ", ".join(sorted(set(found))))
-    both = sides[sides.str.contains(",")]
-    if len(both):
-        on_both = rows["patient"].isin(both.index)
-        problems.add_rows("a patient stands on both sides, in two parts", lines, on_both, rows["patient"])
+    on_both = rows.groupby("patient")["part"].transform("nunique") > 1
+    problems.add_rows("a patient stands on both sides, in two parts", lines, on_both, rows["patient"])
     for part, words in (("forget", "forget (or member)"), ("test", "test (or nonmember)")):
         if not (rows["part"] == part).any():
             problems.add(f"no row of part {words}: an attack needs people of both kinds")
@@ -144,13 +141,17 @@ def _check_complete(rows: pd.DataFrame, problems: Problems) -> None:
     if known.empty:
         return
     n_queries = int(known["query"].max()) + 1
-    wanted = known.groupby("part")["record"].nunique() * n_queries
-    counts = known.groupby(["model", "part"]).size().unstack(fill_value=0).reindex(columns=wanted.index, fill_value=0)
-    for model, found in counts.iterrows():
-        short = {part: wanted[part] - n for part, n in found.items() if n < wanted[part]}
+    wanted: dict[str, int] = (known.groupby("part")["record"].nunique() * n_queries).to_dict()
+    sizes: dict[tuple[str, str], int] = known.groupby(["model", "part"]).size().to_dict()
+    models = sorted({model for model, _ in sizes})
+    for model in models:
+        found = {part: sizes.get((model, part), 0) for part in wanted}
         # A model may leave out a part that only some attacks need, and then all of it
-        short = {part: n for part, n in short.items() if found[part] > 0 or part in ("forget", "test")}
-        for part, n in short.items():
+        needed = [part for part in wanted if found[part] > 0 or part in ("forget", "test")]
+        for part in needed:
+            n = wanted[part] - found[part]
+            if n <= 0:
+                continue
             own = known[(known["model"] == model) & (known["part"] == part)]
             lacking = sorted(set(known.loc[known["part"] == part, "record"]) - set(own["record"]))
             views = f" of {n_queries} views each" if n_queries > 1 else ""
@@ -159,9 +160,9 @@ def _check_complete(rows: pd.DataFrame, problems: Problems) -> None:
                 "the same records",
                 [f"{model}, {part}: {record}" for record in lacking],
             )
-    kinds = pd.Series(counts.index, index=counts.index).str.replace(r"-\d+$", "", regex=True)
-    for kind, group in counts.groupby(kinds):
-        uneven = [part for part in wanted.index if 0 < int((group[part] > 0).sum()) < len(group)]
+    for kind in sorted({model.rpartition("-")[0] for model in models} - {""}):
+        group = [model for model in models if model.rpartition("-")[0] == kind]
+        uneven = [part for part in wanted if 0 < sum((model, part) in sizes for model in group) < len(group)]
         if uneven:
             problems.add(f"some models {kind}-1, ... have rows of part {', '.join(uneven)} and others have none")
 

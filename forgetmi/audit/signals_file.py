@@ -264,7 +264,8 @@ def _table(
     parts: dict[str, PartRows] = {}
     kept: dict[str, dict[str, Floats]] = {}
     seen: dict[str, dict[str, Any]] = {}
-    for (model, part), block in rows.groupby(["model", "part"], sort=True):
+    for key, block in rows.groupby(["model", "part"], sort=True):
+        model, part = map(str, key)
         own = block[block["query"] == 0]
         if part not in parts:
             parts[part] = PartRows(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import combinations, permutations
+from itertools import permutations
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,6 @@ from forgetmi.audit.exposure_rule import (
     Look,
     decide,
     explained,
-    holm,
     limits,
     look,
     ranking_p,
@@ -29,6 +28,7 @@ from forgetmi.audit.signals_file import read_signals
 from forgetmi.errors import AuditError, ConfigError
 from forgetmi.metrics.figure import Figure
 from forgetmi.metrics.intervals import Interval
+from forgetmi.metrics.testing import adjusted_p_values
 from tests.audit.signal_files import ALL_PARTS, as_kind, frame, with_shadows
 
 FEW_PARTS = {"member": 12, "retain": 20, "population": 12, "nonmember": 20}
@@ -65,32 +65,12 @@ def test_standing_out_is_the_share_of_orders(k, p, n):
     assert standing_out_p(k, p, n) == pytest.approx(hits / len(orders))
 
 
-def test_ranking_p_is_the_share_of_all_assignments():
-    """Three members of seven people: all 35 assignments by hand, against many random ones."""
-    scores, member = np.array([5.0, 4.0, 4.0, 3.0, 2.0, 2.0, 1.0]), np.array([1, 1, 0, 1, 0, 0, 0], dtype=bool)
-    ranks = stats.rankdata(scores)
-
-    def distance(chosen):
-        return abs((ranks[list(chosen)].sum() - 6.0) / 12.0 - 0.5)
-
-    every = [distance(chosen) for chosen in combinations(range(7), 3)]
-    exact = np.mean([d >= distance(np.flatnonzero(member)) - 1e-12 for d in every])
-    found = ranking_p({"a": scored(scores, member)}, np.random.default_rng(0), 20_000)["a"]
-    assert found == pytest.approx(exact, abs=4 * np.sqrt(exact * (1 - exact) / 20_000))
-
-
 def test_copies_of_records_do_not_make_a_ranking_more_certain():
     rng = np.random.default_rng(2)
     scores, member = rng.normal(size=30) + np.repeat([0.8, 0.0], 15), np.repeat([True, False], 15)
-    once = ranking_p({"a": scored(scores, member)}, np.random.default_rng(1), 1999)["a"]
+    once = ranking_p(scored(scores, member), np.random.default_rng(1), 1999)
     copied = scored(np.repeat(scores, 5), np.repeat(member, 5), np.repeat(np.arange(30), 5))
-    assert ranking_p({"a": copied}, np.random.default_rng(1), 1999)["a"] == once
-
-
-def test_holm_by_hand():
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert holm([0.9, 0.6]) == [1.0, 1.0]
-    assert holm([]) == []
+    assert ranking_p(copied, np.random.default_rng(1), 1999) == once
 
 
 def made_look(value, p, kind="ranking", direction="known", width=0.1, attack="loss"):
@@ -301,7 +281,8 @@ def test_every_figure_follows_from_the_counts_in_the_document(tmp_path):
                     p = 2 * standing_out_p(made["count"], decision["members"], decision["outsiders"])
                     assert made["p"] == pytest.approx(min(1.0, p))
     asked = [made for one in document["models"][decision["model"]].values() for made in one["looks"]]
-    assert holm([made["p"] for made in asked]) == pytest.approx([made["p_adjusted"] for made in asked])
+    adjusted = adjusted_p_values([made["p"] for made in asked])
+    assert adjusted == pytest.approx([made["p_adjusted"] for made in asked])
     assert [made for made in asked if made["p_adjusted"] <= decision["alpha"]] == decision["findings"]
     assert validate_document(json.loads(json.dumps(document, allow_nan=False)), "exposure") == document
 

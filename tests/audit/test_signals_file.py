@@ -133,6 +133,13 @@ def seen_by(model, **cells):
     return apply
 
 
+def shadows_of(table):
+    """Two shadow models, of which the first alone has a retained record."""
+    own = table[table["model"] == "original"]
+    more = own.iloc[:1].assign(record="SECRET-new", patient="SECRET-new", part="retain")
+    return pd.concat([table, *(own.assign(model=f"shadow-{k}") for k in (1, 2)), more.assign(model="shadow-1")])
+
+
 BAD = {
     "no number": (change(r3__p_0="high"), ["p_0 is not a finite number", ":5"]),
     "not a number": (change(r3__p_0="nan", r4__p_1="inf"), ["p_0 is not a finite number", "p_1 is not a finite", ":6"]),
@@ -153,6 +160,10 @@ BAD = {
         ["several values of label"],
     ),
     "a row twice": (lambda t: pd.concat([t, t.iloc[[3]]]), ["twice for one model", "column 'query'", ":22"]),
+    "a part that one of two lacks": (
+        lambda t: shadows_of(t.assign(seen=1)),
+        ["some models shadow-1, ... have rows of part retain and others have none"],
+    ),
     "a row too few": (lambda t: t.drop(index=3), ["model unlearned lacks 1 of 4 rows of part forget"]),
     "a patient on both sides": (
         lambda t: t.assign(patient=t["patient"].replace("SECRET-nonmember-0", "SECRET-member-0")),
