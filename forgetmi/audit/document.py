@@ -19,3 +19,15 @@ class Document(BaseModel):
     def to_json(self) -> dict[str, Any]:
         """A JSON-able mapping under the published key names."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+class IntervalEvidence(Document):
+    """A confidence interval whose unit is the patient, or the reason why there is none."""
+
+    low: float | None
+    high: float | None
+    level: float
+    method: str
+    n_patients: Count
+    reason: str | None
+    n_undefined: Count

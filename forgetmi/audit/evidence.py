@@ -18,6 +18,7 @@ from forgetmi.audit.patients import PatientRisks, forgotten_risks, retained_risk
 from forgetmi.audit.pictures import loss_histograms, reduced_roc
 from forgetmi.audit.schema import validate_document
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo, ReferenceScores
+from forgetmi.audit.shadow_sections import shadow_section
 from forgetmi.audit.subgroups import subgroups
 from forgetmi.audit.verdict import Verdict, judge
 from forgetmi.audit.wording import plain_sentence
@@ -125,6 +126,7 @@ def build_audit(
         "generalisation": sections.generalisation(first, second, others),
         "subgroups": subgroups(first, second, others, parts, context, options, seed),
         "control_attacks": control_attacks(first, second, others, parts, options, seed),
+        "shadows": shadow_section(first, second, source, parts, options, generator(seed, "shadows")),
         "patients": risk_section(*risks, parts, options),
         "arrays": arrays.section(*content),
     }

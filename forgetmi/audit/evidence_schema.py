@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from forgetmi.audit.document import Count, Document, Seconds, Sha256
+from forgetmi.audit.document import Count, Document, IntervalEvidence, Seconds, Sha256
 from forgetmi.audit.evidence_sections import (
     ArraysEvidence,
     ControlAttacksEvidence,
     DeclaredEvidence,
     GeneralisationEvidence,
     PatientRiskEvidence,
+    ShadowsEvidence,
     SpanEvidence,
     SubgroupsEvidence,
 )
@@ -20,18 +21,6 @@ from forgetmi.audit.evidence_sections import (
 Position = Literal["below", "inside", "above"]
 Decision = Literal["pass", "fail", "inconclusive"]
 Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
-
-
-class IntervalEvidence(Document):
-    """A confidence interval whose unit is the patient, or the reason why there is none."""
-
-    low: float | None
-    high: float | None
-    level: float
-    method: str
-    n_patients: Count
-    reason: str | None
-    n_undefined: Count
 
 
 class FigureEvidence(Document):
@@ -417,6 +406,7 @@ class EvidenceDocument(Document):
     generalisation: GeneralisationEvidence
     subgroups: SubgroupsEvidence
     control_attacks: ControlAttacksEvidence
+    shadows: ShadowsEvidence | None = Field(description="none where no shadow models were made")
     patients: PatientRiskEvidence
     arrays: ArraysEvidence
     declared: DeclaredEvidence | None = Field(default=None, description="what people declared, and what follows")

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from forgetmi.audit.document import Count, Document, Sha256
+from forgetmi.audit.document import Count, Document, IntervalEvidence, Sha256
 
 Reading = Literal["remembered", "over_forgotten", "no_difference_shown"]
 
@@ -251,3 +251,63 @@ class ArraysEvidence(Document):
     sha256: Sha256
     n_arrays: Count
     keys: str = Field(description="how arrays are named")
+
+
+class ExposureEvidence(Document):
+    """Forgotten patients by how well models trained with them are told from models trained without: the highest AUC of
+    their records, over shadow models. Shares above each threshold.
+    """
+
+    thresholds: list[float]
+    n_patients: Count
+    n_in: Count = Field(description="shadow models a record that saw it")
+    n_out: Count
+    trained: list[float] | None
+    unlearned: list[float] | None = Field(description="after the shadow models unlearned them")
+    unlearned_worse: list[float] | None = Field(description="the same turned round: treated worse than if never seen")
+    by_chance: list[float] | None = Field(description="if nothing leaked, at most")
+    reason: str | None
+
+
+class ForgettingQualityEvidence(Document):
+    """The NeurIPS 2023 score, beside the score that retraining itself would have."""
+
+    score: float | None
+    interval: IntervalEvidence
+    ceiling: float | None
+    ceiling_range: list[float] | None
+    score_at_ceiling: float | None
+    shortfall: IntervalEvidence
+    n_unlearned: Count
+    n_retrained: Count
+    n_half: Count
+    n_undecided: Count
+    definition: str
+    reason: str | None
+
+
+class ExposureGroupEvidence(Document):
+    """Patients who were exposed before unlearning, or who were not; ``None`` where a small count would follow."""
+
+    n_patients: Count | None
+    n_exposed_after: Count | None
+    rate: float | None
+    interval: IntervalEvidence
+
+
+class VulnerabilityEvidence(Document):
+    """What unlearning did to exposed and to safe patients."""
+
+    vulnerable: ExposureGroupEvidence
+    protected: ExposureGroupEvidence
+    n_patients: Count
+    definition: str
+    min_cell: Count
+
+
+class ShadowsEvidence(Document):
+    """What the shadow models say of single patients, in counts and shares."""
+
+    exposure: ExposureEvidence
+    forgetting_quality: ForgettingQualityEvidence | None
+    vulnerability: VulnerabilityEvidence | None

@@ -31,6 +31,7 @@ class AuditOptions:
             which hospitals commonly do not publish a count at all.
         people_fpr: of the people who were never in training, the share that the attacker of the decision box may
             accuse wrongly.
+        label_queries: noisy copies of a record, itself among them, that the attack ``label_only`` asks about.
         delta: of the lower bounds on epsilon; 0 is pure differential privacy, the strictest claim to test.
         histogram_bins: bins of the loss histograms.
         min_cell: of subgroups of fewer forgotten, or fewer test, patients nothing is published.
@@ -45,6 +46,7 @@ class AuditOptions:
     utility_margin: float = 0.02
     min_patients: int = 10
     people_fpr: float = 0.05
+    label_queries: int = 10
     delta: float = 0.0
     histogram_bins: int = 12
     min_cell: int = 10
@@ -70,6 +72,8 @@ class AuditOptions:
             problems.append(f"min_patients must be at least 2, not {self.min_patients}: one patient has no interval")
         if not 0.0 < self.people_fpr < 1.0:
             problems.append(f"people_fpr must lie in (0, 1), not {self.people_fpr}")
+        if self.label_queries < 1:
+            problems.append(f"label_queries must be at least 1, not {self.label_queries}")
         if not 0.0 <= self.delta < 1.0:
             problems.append(f"delta must lie in [0, 1), not {self.delta}")
         if self.histogram_bins < 4:

@@ -66,6 +66,10 @@ class SignalSource:
             for part in SIGNAL_PARTS
         }
 
+    def under(self, kind: str, part: str) -> References | None:
+        """Signals of a part under the reference models of a kind; ``None`` where there are none."""
+        return self._references.get(kind, {}).get(part)
+
     def _signals(self, scores: ModelScores, part: str) -> dict[str, Floats]:
         arrays, labels, multilabel = scores.parts[part], self._parts[part].labels, self._context.multilabel
         logits = arrays["logits"]

@@ -7,17 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from forgetmi.errors import AuditError, ConfigError, ModelError
-from forgetmi.files import write_json, write_text
+from forgetmi.files import atomic_write, write_json, write_text
 from forgetmi.methods.base import UnlearningJob, check_job
 from forgetmi.methods.retrain import Retrain
 from forgetmi.models.persistence import load_model, save_model
-from forgetmi.partition import PARTS
-from forgetmi.runs.folder import Done, RunFolder, fingerprint, timed
+from forgetmi.runs.folder import Done, RunFolder, fingerprint
 from forgetmi.runs.measure import measured
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import resolved, result_settings
@@ -25,7 +23,6 @@ from forgetmi.training.executors import Executor, InProcess, ProcessPool, Work
 from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.reference import Reference
 from forgetmi.training.runlog import RunLog
-from forgetmi.training.scoring import collect_signals
 from forgetmi.training.seeds import derive_seed
 from forgetmi.training.trainer import Trainer
 
@@ -148,14 +145,18 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     """
     import json
 
-    from forgetmi.audit.evidence import build_evidence
+    from forgetmi.audit import arrays, patients
+    from forgetmi.audit.declared import combine
+    from forgetmi.audit.evidence import SCHEMA, build_audit
     from forgetmi.audit.scores import AuditContext
     from forgetmi.runs.documents import now, run_document
+    from forgetmi.runs.scores import model_scores, part_infos, reference_scores
 
     config = prepared.config
     names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
     hashes = [_facts(folder, name)["weights_sha256"] for name in names]
-    mark = fingerprint(_VERSION, *original_depends(prepared), *_asked(prepared), settings_of(prepared)["audit"], hashes)
+    depends = [*original_depends(prepared), *_asked(prepared), settings_of(prepared)["audit"], hashes]
+    mark = fingerprint(SCHEMA, *depends)
     evidence_file = folder.path / "evidence.json"
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
         if config.task.name != "classification":
@@ -163,16 +164,33 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
         trainer = trainer_of(prepared, folder, None)
         context = AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)  # type: ignore[attr-defined]
         with measured(trainer.device) as cost:
-            scores = [_scores(prepared, folder, name, trainer.device) for name in names]
+            scores = [model_scores(prepared, folder, name, trainer.device) for name in names]
+            references = reference_scores(prepared, folder)
             logger.info("attacking and comparing %d models", len(names))
-            evidence = build_evidence(
-                scores[0], scores[1], scores[2:], _parts(prepared), context, config.audit, config.run.seed
+            made = build_audit(
+                scores[0],
+                scores[1],
+                scores[2:],
+                part_infos(prepared),
+                context,
+                config.audit,
+                config.run.seed,
+                references,
             )
+        pseudonyms = sorted(map(prepared.pseudonym, prepared.dataset.patients()))
+        with atomic_write(folder.path / arrays.FILE) as file:
+            file.write(made.arrays)
+        table = patients.restricted_table(made.forgotten, made.retained, pseudonyms)
+        write_text(folder.path / patients.FILE, table)
+        evidence = made.evidence
         write_json(evidence_file, evidence)
         folder.finish("audit", Done(mark, cost.seconds, cost.peak_memory_mb, {"audited": now()}))
     else:
         logger.info("audit: done already, kept")
         evidence = json.loads(evidence_file.read_text(encoding="utf-8"))
+    # what people declare may change without another audit
+    evidence["declared"] = combine(config.case.to_json(), evidence)
+    write_json(evidence_file, evidence)
     write_json(folder.path / "run.json", run_document(prepared, folder, names))
     return evidence
 
@@ -310,56 +328,3 @@ def _facts(folder: RunFolder, stage: str) -> dict[str, Any]:
             fix="forgetmi run --config ... makes all that is missing",
         )
     return dict(done.facts)
-
-
-def _scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.device) -> Any:
-    from forgetmi.audit.scores import ModelScores
-
-    loaded = load_model(folder.model(name))
-    done = folder.done(name)
-    assert done is not None  # _facts has been here
-    if loaded.config["weights_sha256"] != done.facts["weights_sha256"]:
-        raise ModelError(
-            f"the stored {name} model is not the one that this run made: its weights differ",
-            where=str(folder.model(name)),
-            fix="run the stage again",
-        )
-    model = loaded.model.to(device)
-    parts = {
-        part: collect_signals(
-            model,
-            prepared.task,
-            prepared.scoring_loader(part),
-            prepared.partition.indices(part),
-            batch_size=max(prepared.config.training.batch_size, 32),
-            device=device,
-        )
-        for part in PARTS
-    }
-    role, _, index = name.partition("-")
-    made_here = bool(done.facts.get("made_here", True))
-    return ModelScores(
-        role=role,  # type: ignore[arg-type]
-        parts=parts,
-        weights_sha256=done.facts["weights_sha256"],
-        index=int(index or 0),
-        seconds=timed(done),
-        alone=done.facts.get("at_a_time", 1) == 1,
-        peak_memory_mb=done.peak_memory_mb if made_here else None,
-    )
-
-
-def _parts(prepared: Prepared) -> dict[str, Any]:
-    from forgetmi.audit.scores import PartInfo
-
-    dataset = prepared.dataset
-    # Numbered by their pseudonyms, so that not even the order of the ids shows.
-    codes = {patient: code for code, patient in enumerate(sorted(dataset.patients(), key=prepared.pseudonym))}
-    found = {}
-    for part in PARTS:
-        records = [dataset[i] for i in prepared.partition.indices(part)]
-        labels = np.array(
-            [[np.nan if v is None else v for v in r.label] if isinstance(r.label, tuple) else r.label for r in records]
-        )
-        found[part] = PartInfo(labels, np.array([codes[r.patient_id] for r in records], dtype=np.int64))
-    return found

@@ -38,10 +38,27 @@ def _made(folder):
     return [event["stage"] for event in events if event["event"] == "stage_finished"]
 
 
+def test_a_run_with_every_attack_that_needs_more_than_one_look(source, tmp_path):
+    settings = tiny_settings(source)
+    settings["run"] = {**settings["run"], "folder": str(tmp_path / "run")}
+    settings["audit"] = {
+        **settings.get("audit", {}),
+        "attacks": ["loss", "label_only", "cross_modal"],
+        "label_queries": 3,
+        "attack_options": {"cross_modal": {"score": "surplus"}},
+    }
+    evidence = forgetmi.run(settings, progress=False).evidence
+    assert set(evidence["attacks"]) == {"loss", "label_only", "cross_modal"}
+    assert evidence["attacks"]["cross_modal"]["options"]["score"] == "surplus"
+    assert any(name.startswith("auc@") for name in evidence["models"]["unlearned"]["attacks"]["cross_modal"])
+    assert "balanced_accuracy@gap" in evidence["models"]["unlearned"]["attacks"]["label_only"]
+
+
 def test_a_run_leaves_everything_that_it_should(finished):
     there = {path.name for path in finished.folder.iterdir()}
     assert there == {
-        "config.yaml", "log.jsonl", "models", "stages", "run.json", "evidence.json", "report.html", "model_card.md"
+        "config.yaml", "log.jsonl", "models", "stages", "run.json", "evidence.json", "evidence_arrays.npz",
+        "patients_restricted.csv", "report.html", "model_card.md",
     }  # fmt: skip
     assert {path.name for path in (finished.folder / "models").iterdir()} == {
         "original", "unlearned", "retrained-0", "retrained-1"

@@ -1,0 +1,88 @@
+"""What the audit is given: scores of the models and of the shadow models, labels and patients of the parts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from forgetmi.audit.scores import ModelScores, PartInfo, ReferenceScores
+from forgetmi.errors import ModelError
+from forgetmi.models.persistence import load_model
+from forgetmi.partition import PARTS
+from forgetmi.runs.folder import RunFolder, timed
+from forgetmi.runs.groups import groups_of
+from forgetmi.runs.prepare import Prepared
+from forgetmi.runs.shadows import shadow_references
+from forgetmi.training.queries import collect_by_modality, collect_queries
+from forgetmi.training.scoring import collect_signals
+from forgetmi.training.seeds import derive_seed
+
+_ATTACKED = ("forget", "test")  # parts whose records an attack puts side by side
+
+
+def model_scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.device) -> ModelScores:
+    """The scores of a stored model on every part, and what the configured attacks need besides.
+
+    Raises:
+        ModelError: there is no such model, or not the one that this run made.
+        AuditError: an attack asks what the model cannot be asked.
+    """
+    loaded, done = load_model(folder.model(name)), folder.done(name)
+    if done is None or loaded.config["weights_sha256"] != done.facts["weights_sha256"]:
+        raise ModelError(
+            f"the stored {name} model is not the one that this run made: its weights differ",
+            where=str(folder.model(name)),
+            fix="run the stage again",
+        )
+    model = loaded.model.to(device)
+    role, _, index = name.partition("-")
+    return ModelScores(
+        role=role,  # type: ignore[arg-type]
+        parts={part: _part(prepared, model, part, device) for part in PARTS},
+        weights_sha256=done.facts["weights_sha256"],
+        index=int(index or 0),
+        seconds=timed(done),
+        alone=done.facts.get("at_a_time", 1) == 1,
+        peak_memory_mb=done.peak_memory_mb if done.facts.get("made_here", True) else None,
+    )
+
+
+def _part(prepared: Prepared, model: torch.nn.Module, part: str, device: torch.device) -> dict[str, Any]:
+    options = prepared.config.audit
+    where: dict[str, Any] = {"batch_size": max(prepared.config.training.batch_size, 32), "device": device}
+    asked = (model, prepared.task, prepared.scoring_loader(part), prepared.partition.indices(part))
+    found = collect_signals(*asked, **where)
+    if part not in _ATTACKED:
+        return found
+    if "label_only" in options.attacks:
+        # another seed than any method's: the attacker does not know the copies that a method was fitted on
+        seed = derive_seed(prepared.config.run.seed, "audit", "queries")
+        found["correct"] = collect_queries(*asked, n_queries=options.label_queries, seed=seed, **where)["correct"]
+    if "cross_modal" in options.attacks:
+        found |= collect_by_modality(*asked, **where)
+    return found
+
+
+def reference_scores(prepared: Prepared, folder: RunFolder) -> dict[str, ReferenceScores]:
+    """The shadow models' scores, by kind; empty where there are none."""
+    return {kind: ReferenceScores(kind, parts) for kind, parts in shadow_references(prepared, folder).items()}
+
+
+def part_infos(prepared: Prepared) -> dict[str, PartInfo]:
+    """Labels, patients (as numbers) and groups of each part's records."""
+    dataset = prepared.dataset
+    groups = groups_of(dataset)
+    # Numbered by their pseudonyms, so that not even the order of the ids shows.
+    codes = {patient: code for code, patient in enumerate(sorted(dataset.patients(), key=prepared.pseudonym))}
+    found = {}
+    for part in PARTS:
+        indices = list(prepared.partition.indices(part))
+        records = [dataset[i] for i in indices]
+        labels = np.array(
+            [[np.nan if v is None else v for v in r.label] if isinstance(r.label, tuple) else r.label for r in records]
+        )
+        own = {name: values[indices] for name, values in groups.items()}
+        found[part] = PartInfo(labels, np.array([codes[r.patient_id] for r in records], dtype=np.int64), own)
+    return found
