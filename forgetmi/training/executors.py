@@ -32,6 +32,8 @@ LAUNCHER = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 SLURM_DEFAULTS: Mapping[str, str | int] = {"cpus-per-task": 4, "mem": "16G", "time": "04:00:00"}
 """Options of ``sbatch`` where nothing else is asked for."""
 
+_SETUP = ("umask 077", 'export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"')
+
 
 @dataclass(frozen=True)
 class Work:
@@ -240,8 +242,7 @@ class SlurmArray:
                 "#SBATCH --requeue",
                 "",
                 "set -euo pipefail",
-                "umask 077",
-                'export HF_HUB_OFFLINE=1 OMP_NUM_THREADS="${SLURM_CPUS_PER_TASK:-1}"',
+                *_SETUP,
                 f'exec {shlex.join(work.command)} "$SLURM_ARRAY_TASK_ID"',
                 "",
             ]
@@ -274,6 +275,7 @@ class SlurmArray:
             executor.update_parameters(
                 name=f"forgetmi-{self.name}",
                 slurm_array_parallelism=self.at_a_time,
+                slurm_setup=list(_SETUP),
                 slurm_additional_parameters={**SLURM_DEFAULTS, **self.options},
             )
             jobs = executor.map_array(submitit.helpers.CommandFunction(list(work.command)), [str(i) for i in tasks])
