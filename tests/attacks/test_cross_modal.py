@@ -34,7 +34,7 @@ def parts(seed=0, patients=(60, 90), **leak):
 
 
 def run(data, seed=1, **options):
-    return CrossModalAttack(**{**FAST, **options}).result(*data, np.random.default_rng(seed))
+    return CrossModalAttack(**{**FAST, "score": "joint", **options}).result(*data, np.random.default_rng(seed))
 
 
 def values(result):

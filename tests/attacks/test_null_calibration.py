@@ -56,12 +56,12 @@ def parts(rng, leak=0.0):
         references = {
             kind: References(signals(rng, hard + 0.8 * mask, (MODELS,)), mask) for kind, mask in kinds.items()
         }
-        made[name] = PartSignals(signals(rng, hard + added), patients, references)
+        made[name] = PartSignals(signals(rng, hard + added, added=added), patients, references)
     return made
 
 
-def signals(rng, level, models=()):
-    """Everything that attacks read, from scaled logits about ``level``."""
+def signals(rng, level, models=(), added=0.0):
+    """Everything that attacks read, from scaled logits about ``level``; halves have nothing of what is ``added``."""
     phi = level + rng.normal(0, 0.6, (*models, np.shape(level)[-1]))
     loss, p = np.logaddexp(0, -phi), 1 / (1 + np.exp(-phi))
     answers = phi[..., None] + rng.normal(0, 1, (*phi.shape, QUERIES)) > 0
@@ -71,14 +71,14 @@ def signals(rng, level, models=()):
         "entropy": loss * p + np.logaddexp(0, phi) * (1 - p),
         "modified_entropy": loss * (1 - p),
         "correct": answers.astype(float),
-        "scaled_logit@image": 0.5 * phi + rng.normal(0, 0.5, phi.shape),
-        "scaled_logit@text": 0.5 * phi + rng.normal(0, 0.5, phi.shape),
+        "scaled_logit@image": 0.5 * (phi - added) + rng.normal(0, 0.5, phi.shape),
+        "scaled_logit@text": 0.5 * (phi - added) + rng.normal(0, 0.5, phi.shape),
     }
 
 
-def attacked(name, rng, **data):
-    made = parts(rng, **data)
-    return ATTACKS[name](n_resamples=100).result(
+def attacked(name, rng, leak=0.0, **options):
+    made = parts(rng, leak)
+    return ATTACKS[name](n_resamples=100, **options).result(
         made["forget"], made["test"], rng, retain=made["retain"], population=made["population"]
     )
 
@@ -104,6 +104,16 @@ def test_no_attack_finds_what_is_not_there(name, repetitions, no_intervals):
         aucs[k], alarms = null.auc, alarms + (null.p_greater <= 0.05)
     assert aucs.mean() <= 0.5 + 3.3 * aucs.std(ddof=1) / repetitions**0.5
     assert alarms <= within(0.05, repetitions)[1]
+
+
+def test_a_score_that_is_fitted_to_who_is_a_member_is_for_comparison_only(no_intervals):
+    rng = np.random.default_rng(8)
+    found = [attacked("cross_modal", rng, score="joint") for _ in range(40)]
+    nulls = [permutation_null(f.scores, f.member, f.patient, rng, 199) for f in found]
+    # the scores are not exchangeable under permuted membership: their AUC varies more than its null
+    assert np.std([null.auc for null in nulls]) > 1.2 * np.mean([null.nulls.std() for null in nulls])
+    assert all(f.comparison_only for f in found)
+    assert not attacked("cross_modal", rng).comparison_only
 
 
 @pytest.mark.parametrize("name", SCORING)
