@@ -11,6 +11,7 @@ from forgetmi.registry import Registry
 MODELS = Registry(
     "model kind",
     {
+        "causal_lm": "forgetmi.models.causal_lm:build_causal_lm",
         "classifier": "forgetmi.models.classifier:build_model",
         "ensemble": "forgetmi.models.ensemble:build_ensemble",
         "forget_mi_reference": "forgetmi.models.forget_mi_classifier:build_forget_mi_classifier",

@@ -1,4 +1,4 @@
-"""Causal language models: the minimal task that proves that methods know nothing of classifiers."""
+"""Causal language models: the negative log-likelihood of answers, and all else that is said token by token."""
 
 from __future__ import annotations
 
@@ -7,53 +7,83 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.errors import DataError, MethodError
-from forgetmi.models.output import ModelOutput
-from forgetmi.tasks.divergence import categorical_kl, excluded
-
-IGNORED = -100
+from forgetmi.errors import ConfigError, DataError, MethodError
+from forgetmi.models.causal_lm import CausalLM
+from forgetmi.models.output import ModelOutput, SequenceOutput
+from forgetmi.tasks.divergence import categorical_kl, excluded, wide
+from forgetmi.tasks.tokens import IGNORED, MAX_LOGITS, TokenFunction, token_nll, token_values
 
 
 @dataclass(frozen=True)
 class CausalLMTask:
-    """Scores a causal language model of the transformers interface.
+    """Scores a causal language model.
+
+    A :class:`~forgetmi.models.causal_lm.CausalLM` gives hidden states, and logits are made of answer tokens only,
+    ``max_logits`` at a time. Any other module that takes ``input_ids`` and ``attention_mask`` and returns ``.logits``
+    (a model of transformers, an ensemble) is served too, with all its logits held.
 
     Attributes:
         modality: the input that holds ``input_ids``, ``attention_mask`` and ``labels`` [B, T] (-100 where a token is
-            not part of the answer).
+            not part of the answer), and whatever else the model takes.
+        max_logits: how many logits are held at a time, see :func:`~forgetmi.tasks.tokens.token_values`.
     """
 
     modality: str = "tokens"
+    max_logits: int = MAX_LOGITS
 
     name: ClassVar[str] = "causal_lm"
     embeddings: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        if self.max_logits < 1:
+            raise ConfigError([f"max_logits must be at least 1, not {self.max_logits}"])
+
     def output(self, model: nn.Module, batch: Batch) -> ModelOutput:
-        """Logits [B, T, V]."""
-        tokens = self._tokens(batch)
-        logits = model(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"]).logits
-        return ModelOutput(logits)
+        """Logits [B, T, V], where the model allows it computed only when they are asked for."""
+        inputs = {key: value for key, value in self._tokens(batch).items() if key != "labels"}
+        hidden = model.hidden(**inputs) if isinstance(model, CausalLM) else None
+        if isinstance(model, CausalLM) and hidden is not None:
+            return SequenceOutput(hidden, model.read)
+        return ModelOutput(model(**inputs).logits)
+
+    def over_tokens(self, function: TokenFunction, batch: Batch, *outputs: ModelOutput) -> tuple[Tensor, Tensor]:
+        """([B, T-1] values, [B, T-1] mask): a function of each answer token's logits, one [N, V] of each output.
+
+        Args:
+            function: (logits [N, V] of each output, labels [N]) to [N], e.g.
+                ``lambda z, z0, y: undial_tokens(z, z0, y, beta)``.
+            batch: what the outputs are of.
+            outputs: of the model; and of a reference, which has no gradient.
+        """
+        return token_values(function, outputs, self._tokens(batch)["labels"], self.max_logits)
 
     def nll(self, model: nn.Module, batch: Batch) -> Tensor:
         """[B]: the sum over answer tokens of -log p(token | what stands before it)."""
         return self.nll_of(self.output(model, batch), batch)
 
     def nll_of(self, output: ModelOutput, batch: Batch) -> Tensor:
-        """[B], from logits [B, T, V]."""
-        losses, mask = self.token_nll_of(output, batch)
-        return (losses * mask).sum(dim=1)
+        """[B], from an output that is there already."""
+        return self.token_nll_of(output, batch)[0].sum(dim=1)
+
+    def mean_nll(self, model: nn.Module, batch: Batch) -> Tensor:
+        """[B]: the mean over each record's answer tokens."""
+        losses, mask = self.token_nll(model, batch)
+        return losses.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+    def token_nll(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """([B, T-1] losses, zero outside the answer; [B, T-1] mask of answer tokens)."""
+        return self.token_nll_of(self.output(model, batch), batch)
 
     def token_nll_of(self, output: ModelOutput, batch: Batch) -> tuple[Tensor, Tensor]:
-        """([B, T-1] losses, [B, T-1] mask of answer tokens): logits at t predict the token at t+1."""
-        labels = self._tokens(batch)["labels"][:, 1:]
-        losses = F.cross_entropy(
-            output.logits[:, :-1].float().transpose(1, 2), labels, reduction="none", ignore_index=IGNORED
-        )
-        return losses, labels != IGNORED
+        """The same, from an output that is there already: logits at t predict the token at t+1."""
+        return self.over_tokens(token_nll, batch, output)
+
+    def answer_mask(self, batch: Batch) -> Tensor:
+        """[B, T]: true where a token is part of the answer, at the token's own place."""
+        return self._tokens(batch)["labels"] != IGNORED
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the batch's answer tokens."""
@@ -62,12 +92,12 @@ class CausalLMTask:
     def loss_of(self, output: ModelOutput, batch: Batch) -> Tensor:
         """The same, from an output that is there already."""
         losses, mask = self.token_nll_of(output, batch)
-        return (losses * mask).sum() / mask.sum().clamp(min=1)
+        return losses.sum() / mask.sum().clamp(min=1)
 
     def signals(self, output: ModelOutput, batch: Batch) -> Mapping[str, Tensor]:
         """``nll`` [B] and ``n_tokens`` [B]."""
         losses, mask = self.token_nll_of(output, batch)
-        return {"nll": (losses * mask).sum(dim=1), "n_tokens": mask.sum(dim=1)}
+        return {"nll": losses.sum(dim=1), "n_tokens": mask.sum(dim=1)}
 
     def check_labels(self, batch: Batch) -> None:
         """Raise :class:`DataError` where a record has no answer token after its first token."""
@@ -81,16 +111,13 @@ class CausalLMTask:
 
     def errors_of(self, output: ModelOutput, batch: Batch) -> Tensor:
         """[B]: the share of answer tokens that are not the most likely one."""
-        labels = self._tokens(batch)["labels"][:, 1:]
-        mask = labels != IGNORED
-        wrong = (output.logits[:, :-1].argmax(dim=-1) != labels) & mask
+        wrong, mask = self.over_tokens(lambda logits, labels: (logits.argmax(dim=-1) != labels).float(), batch, output)
         return wrong.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
     def divergence(self, output: ModelOutput, target: ModelOutput, batch: Batch, temperature: float = 1.0) -> Tensor:
         """[B]: the mean over the answer tokens of the divergence of their distributions."""
-        mask = self._tokens(batch)["labels"][:, 1:] != IGNORED
-        rows = categorical_kl(output.logits[:, :-1], target.logits[:, :-1], temperature)
-        return (rows * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+        rows, mask = self.over_tokens(lambda p, q, _: categorical_kl(p, q, temperature), batch, output, target)
+        return rows.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
 
     def outcomes(self, output: ModelOutput) -> Tensor:
         """Refused: there are too many sequences of tokens."""
@@ -100,8 +127,8 @@ class CausalLMTask:
         """At each place the token that truly comes next is impossible."""
         truth = self._tokens(batch)["labels"][:, 1:]
         changed = excluded(output.logits[:, :-1], truth.clamp(min=0))
-        kept = torch.where((truth != IGNORED)[..., None], changed, output.logits[:, :-1].float())
-        return ModelOutput(torch.cat([kept, output.logits[:, -1:].float()], dim=1))
+        kept = torch.where((truth != IGNORED)[..., None], changed, wide(output.logits[:, :-1]))
+        return ModelOutput(torch.cat([kept, wide(output.logits[:, -1:])], dim=1))
 
     def relabel(self, batch: Batch, labels: Tensor) -> Batch:
         """Refused: the target is the text itself."""
