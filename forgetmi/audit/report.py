@@ -235,6 +235,7 @@ def page_values(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Val
         "case": run.get("case"),
         "regimes": words.REGIMES,
         "releases": words.RELEASES,
+        "sources": words.SOURCES,
         "readings": words.READINGS,
         "letter": words.letter(evidence["verdict"]["decision"]),
         "plain_reasons": words.plain_reasons(evidence),

@@ -20,6 +20,15 @@ REGIMES: dict[str, tuple[str, str]] = {
     "research_protocol": ("research protocol", ""),
     "other": ("other", ""),
 }
+SOURCES = {
+    "csv": "a CSV file",
+    "json": "a JSON file",
+    "list": "a list",
+    "fhir": "an EHR's manifest",
+    "query": "a query",
+    "config": "ids in the configuration",
+    "drawn": "a random draw: a trial, nobody asked for it",
+}
 RELEASES = {
     "labels": "predicted labels only",
     "probabilities": "probabilities",
