@@ -22,6 +22,7 @@ from forgetmi.audit.exposure_rule import (
     ExposureOptions,
     Limits,
     Look,
+    check_permutations,
     decide,
     look,
     ranking_p,
@@ -64,6 +65,7 @@ def build_exposure(table: SignalsTable, options: ExposureOptions, seed: int) -> 
 
     Raises:
         AuditError: no attack can be made.
+        ConfigError: so few permutations that no ranking of so many looks could be found.
     """
     able, not_run = possible_attacks(table, options)
     asked = table.targets[-1]
@@ -83,6 +85,7 @@ def build_exposure(table: SignalsTable, options: ExposureOptions, seed: int) -> 
             f"no attack can be made on {asked} with these signals",
             expected="; ".join(f"{one['attack']}: {one['reason']}" for one in not_run),
         )
+    check_permutations(2 * len(able), options)
     looks = {
         model: look(found, generator(seed, "permutations"), n_permutations=options.n_permutations, level=options.level)
         for model, found in results.items()
@@ -314,9 +317,9 @@ def _groupings(table: SignalsTable, result: AttackResult, options: ExposureOptio
         ]
         found[grouping] = {"groups": groups, "n_left_out": sum(out)}
     every = [group for table_of in found.values() for group in table_of["groups"]]
-    adjusted = adjusted_p_values([group["p"] for group in every]) if every else []
-    for group, p in zip(every, adjusted, strict=True):
-        group["p_adjusted"] = float(p)
+    if every:
+        for group, p in zip(every, adjusted_p_values([group["p"] for group in every]), strict=True):
+            group["p_adjusted"] = float(p)
     return found
 
 

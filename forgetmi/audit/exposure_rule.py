@@ -13,6 +13,7 @@ Holm's method holds the chance of any false finding among all looks at 1 - level
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -149,6 +150,20 @@ def look(
         found.append(Look(name, "standing_out", side, k / n, clopper_pearson(k, n, level), k, p, 1.0))
     adjusted = adjusted_p_values([one.p for one in found])
     return [Look(**{**vars(one), "p_adjusted": float(p)}) for one, p in zip(found, adjusted, strict=True)]
+
+
+def check_permutations(n_looks: int, options: ExposureOptions) -> None:
+    """Refuse so few permutations that the smallest p-value they can give would not be found among so many looks.
+
+    Raises:
+        ConfigError: it is so.
+    """
+    needed = math.ceil(2 * n_looks / options.alpha)
+    if options.n_permutations < needed:
+        given = (
+            f"n_permutations: {options.n_permutations} are too few for {n_looks} looks at the level {options.level:g}"
+        )
+        raise ConfigError([f"{given}: at least {needed}"])
 
 
 def ranking_p(result: AttackResult, rng: np.random.Generator, n_permutations: int) -> float:

@@ -83,8 +83,8 @@ def _reasons(said: Said, options: ExposureOptions) -> list[str]:
         reasons.append(_small(said, options))
     elif said.outcome == "none_found":
         reasons.append(
-            f"None of {said.limits.n_looks} looks (every attack twice: its ranking, and people who stand out) differs "
-            "from chance by more than so many looks do by themselves."
+            f"Of {said.limits.n_looks} looks (every attack twice: its ranking, and people who stand out) not one "
+            "differs from chance by more than so many looks do by themselves."
         )
     return reasons
 

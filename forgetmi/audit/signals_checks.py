@@ -141,8 +141,8 @@ def _check_complete(rows: pd.DataFrame, problems: Problems) -> None:
     if known.empty:
         return
     n_queries = int(known["query"].max()) + 1
-    wanted: dict[str, int] = (known.groupby("part")["record"].nunique() * n_queries).to_dict()
-    sizes: dict[tuple[str, str], int] = known.groupby(["model", "part"]).size().to_dict()
+    wanted: dict[Any, int] = (known.groupby("part")["record"].nunique() * n_queries).to_dict()
+    sizes: dict[Any, int] = known.groupby(["model", "part"]).size().to_dict()
     models = sorted({model for model, _ in sizes})
     for model in models:
         found = {part: sizes.get((model, part), 0) for part in wanted}
