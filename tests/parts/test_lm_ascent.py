@@ -66,7 +66,9 @@ def test_weighted_by_hand():
     assert tnpo_weights(nll, reference, 1.0, 1.0).tolist()[0] == pytest.approx([1 / 2, 1 / 6, 1 / 20])
 
 
-@pytest.mark.parametrize("weights", [lambda nll: wga_weights(nll, 1.5), lambda nll: satimp_weights(nll, 5.0, 1.0)])
+@pytest.mark.parametrize(
+    "weights", [lambda nll: wga_weights(nll, 1.5), lambda nll: satimp_weights(nll, 5.0, 1.0), torch.exp]
+)
 def test_weights_are_constants(weights):
     """dL/dnll = -w / N: the derivative of w must not come in."""
     nll = drawn(3, 5).requires_grad_()

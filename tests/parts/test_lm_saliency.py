@@ -115,6 +115,8 @@ def test_rows_above_a_percentile():
     assert masks["layers.1.weight"].tolist() == [[True, True]] and not masks["scale"]
     assert all(mask.shape == GRADIENTS[name].shape for name, mask in masks.items())
     assert all(mask.all() for mask in saliency_masks(GRADIENTS, 0, "row").values())
+    # Five steps of 20 between the six: 10 is the norm at 80.
+    assert [int(saliency_masks(GRADIENTS, at, "row")["layers.1.weight"].sum()) for at in (79.5, 80.5)] == [2, 0]
     top = saliency_masks(GRADIENTS, 100, "row")
     assert sum(int(mask.sum()) for mask in top.values()) == 1 and top["layers.0.bias"][0]
 

@@ -75,6 +75,8 @@ def test_ties_by_hand():
     assert ties(vectors, [0.5, 1.0], density=0.5)["w"].tolist() == [2.0, 3.25, 0.0, -6.0]
     # All stay: 4 - 1 > 0 keeps 4 alone; 2 - 6 < 0 keeps -6 alone.
     assert ties(vectors, [1.0, 1.0], density=1.0)["w"].tolist() == pytest.approx([4.0, 4.0, 0.2, -6.0])
+    opposite = [{"w": torch.tensor([-2.0])}, {"w": torch.tensor([2.0])}]
+    assert ties(opposite, [1.0, 1.0], density=1.0)["w"].tolist() == [2.0]  # a sum of 0 counts as positive
 
 
 def test_ties_of_one_vector_is_that_vector_and_the_share_is_of_all_or_of_each():
