@@ -99,9 +99,13 @@ def medians(references: Floats, seen: Bools, group: bool) -> Floats:
     count = counts(seen, group)
     median = np.empty((n, q))
     for block in blocks(n_references, n):
-        rows, inside = np.arange(block.stop - block.start), (seen[:, block] == group).T
+        rows, inside = np.arange(block.stop - block.start), np.ascontiguousarray((seen[:, block] == group).T)
         low, high = (count[block] - 1) // 2, count[block] // 2
+        balanced = bool((count[block] == count[block][0]).all())
         for query in range(q):
-            ranked = np.sort(np.where(inside, references[:, block, query].T, np.inf), axis=1)
+            values = np.ascontiguousarray(references[:, block, query].T)
+            # as many for each record: the others need not be sorted along
+            group_only = values[inside].reshape(len(values), -1) if balanced else np.where(inside, values, np.inf)
+            ranked = np.sort(group_only, axis=1)
             median[block, query] = (ranked[rows, low] + ranked[rows, high]) / 2.0
     return median
