@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from forgetmi.audit.comparison import ATTACK_LABELS, figure_label
 from forgetmi.audit.report import Values, load_template, page_values, render_summary
 from forgetmi.audit.schema import validate_document
-from forgetmi.audit.wording import number
+from forgetmi.audit.wording import number, p_value
 from forgetmi.errors import AuditError
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _PARTS = {
     "validation": "never in training; for attacks that compare with other people, and for the control",
     "test": "never in training: the outsiders of every attack",
 }
-_MODELS = {"original": "the original model", "unlearned": "now: the unlearned model", "target": "the model"}
+_MODELS = {"original": "before: the original model", "unlearned": "now: the unlearned model", "target": "the model"}
 
 
 def render_exposure(exposure: Mapping[str, Any]) -> str:
@@ -117,7 +117,7 @@ def render_signals_summary(exposure: Mapping[str, Any], evidence: Mapping[str, A
             else:
                 side = "above" if look["direction"] == "known" else "below"
                 row = (f"people {side} every outsider", f"{look['count']} of {decision['members']}")
-            table.add_row(Text(attack), Text(row[0]), Text(row[1]), number(look["p"]), number(look["p_adjusted"]))
+            table.add_row(Text(attack), Text(row[0]), Text(row[1]), p_value(look["p"]), p_value(look["p_adjusted"]))
     mark, word, _ = OUTCOMES[decision["outcome"]]
     lines = [Text(f"  - {line}") for line in (*decision["reasons"], decision["limit"], *decision["cautions"])]
     return Group(Text(f"{mark} {word}: {decision['summary']}", style="bold"), *lines, Text(""), table)

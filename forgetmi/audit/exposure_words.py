@@ -11,7 +11,7 @@ import numpy as np
 from forgetmi.audit.comparison import ATTACK_LABELS
 from forgetmi.audit.exposure_rule import ExposureOptions, Limits, Look, Outcome, is_small
 from forgetmi.audit.signals_table import SignalsTable
-from forgetmi.audit.wording import number
+from forgetmi.audit.wording import number, p_value
 from forgetmi.metrics.intervals import Interval
 
 _AGAIN = "Then audit again, with people who were not used for choosing settings."
@@ -71,14 +71,18 @@ def _summary(said: Said, options: ExposureOptions) -> str:
 
 def _reasons(said: Said, options: ExposureOptions) -> list[str]:
     away = [id(one) for one in said.explained]
-    reasons = [_finding(one, said) for one in said.found if id(one) not in away]
-    reasons += [
+    memory = [one for one in said.found if id(one) not in away]
+    if memory:
+        return [
+            *(_finding(one, said) for one in _strongest(memory)),
+            f"In all, {len(memory)} of {said.limits.n_looks} looks (every attack twice: its ranking, and people who "
+            "stand out) find them: section 2 lists each.",
+        ]
+    reasons = [
         f"{_finding(one, said)} But all {said.n_retrained} retrained models, which never saw these people, show as "
         "much: the two groups differ, in time, site or illness, and that alone tells them apart."
-        for one in said.explained
+        for one in _strongest(said.explained)
     ]
-    if said.outcome == "exposed":
-        return reasons
     if is_small(said.n_members, said.n_others, said.limits, options):
         reasons.append(_small(said, options))
     elif said.outcome == "none_found":
@@ -89,10 +93,24 @@ def _reasons(said: Said, options: ExposureOptions) -> list[str]:
     return reasons
 
 
+def _strongest(found: Sequence[Look]) -> list[Look]:
+    """The most striking look of each kind and direction."""
+    best: dict[tuple[str, str], Look] = {}
+    for one in found:
+        key = (one.kind, one.direction)
+        if key not in best or (one.p_adjusted, -_off(one)) < (best[key].p_adjusted, -_off(best[key])):
+            best[key] = one
+    return list(best.values())
+
+
+def _off(one: Look) -> float:
+    return abs(one.value - 0.5) if one.kind == "ranking" else one.value
+
+
 def _finding(one: Look, said: Said) -> str:
     label = ATTACK_LABELS.get(one.attack, one.attack)
     label = label[0].upper() + label[1:]
-    ends = f"({_interval(one.interval)}; adjusted p {number(one.p_adjusted)})"
+    ends = f"({_interval(one.interval)}; adjusted p {p_value(one.p_adjusted)})"
     if one.kind == "standing_out":
         side = "above" if one.direction == "known" else "below"
         which = f"{one.count} of {said.n_members} people are scored {side} every one of {said.n_others} outsiders"
@@ -177,8 +195,8 @@ def _cautions(said: Said, options: ExposureOptions) -> list[str]:
         )
     cautions += [
         f"Two groups of outsiders differ as well: {control['first']} against {control['second']} people have an AUC of "
-        f"{number(control['auc']['value'])} (p {number(control['p'])}), and nobody trained on either. The split itself "
-        "tells people apart."
+        f"{number(control['auc']['value'])} (p {p_value(control['p'])}), and nobody trained on either. The split "
+        "itself may tell people apart."
         for control in said.controls
         if control["p"] <= options.alpha
     ]

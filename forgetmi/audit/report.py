@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from forgetmi.audit import report_words as words
 from forgetmi.audit.schema import validate_document
-from forgetmi.audit.wording import number
+from forgetmi.audit.wording import number, p_value
 from forgetmi.errors import AuditError
 
 if TYPE_CHECKING:
@@ -100,6 +100,8 @@ def written(value: Any, form: str) -> str:
         return json.dumps(value, indent=2, ensure_ascii=False)
     if form == "in_100":
         return f"{100 * value:.0f}"
+    if form == "p":
+        return p_value(value)
     if form in ("plain", "one_place"):
         return f"{value:g}" if form == "plain" else f"{value:.1f}"
     if form == "day":

@@ -108,6 +108,11 @@ def number(value: float) -> str:
     return f"{value:.{1 - math.floor(math.log10(abs(value)))}f}" if abs(value) >= 1e-6 else f"{value:.1e}"
 
 
+def p_value(value: float) -> str:
+    """A p-value; of very small ones only that they are."""
+    return "below 0.0001" if value < 1e-4 else number(value)
+
+
 def interval(reading: Reading) -> str:
     """``95 % interval 0.445 to 0.659``."""
     low, high = reading.interval.low, reading.interval.high

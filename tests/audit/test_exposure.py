@@ -375,7 +375,7 @@ def test_every_option_is_checked_at_once():
 
 
 def test_permutations_that_could_find_nothing_are_refused(tmp_path):
-    with pytest.raises(ConfigError, match="999 are too few for 6 looks at the level 0[.]99: at least 1200"):
+    with pytest.raises(ConfigError, match=r"999 are too few for 6 looks at the level 0[.]99: at least 1200"):
         audited(tmp_path, frame(("target",)), ExposureOptions(n_bootstrap=200, n_permutations=999, level=0.99))
 
 

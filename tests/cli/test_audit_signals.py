@@ -18,7 +18,20 @@ from tests.audit.test_report import Page
 QUICK = ("n_bootstrap=200", "n_permutations=999")
 WHOLE = ("original", "unlearned", "retrained-1", "retrained-2")
 PARTS = {"member": 30, "retain": 40, "population": 30, "nonmember": 80}
-FORMS = ("number", "share", "in_100", "seconds", "signed", "points", "deviations", "text", "plain", "one_place", "json")
+FORMS = (
+    "number",
+    "share",
+    "in_100",
+    "seconds",
+    "signed",
+    "points",
+    "deviations",
+    "text",
+    "plain",
+    "one_place",
+    "json",
+    "p",
+)
 
 
 def call(*words):
