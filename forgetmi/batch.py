@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from forgetmi.errors import DataError
-from forgetmi.modalities.base import Inputs, Modality, resolve_noise
+from forgetmi.errors import DataError, MethodError
+from forgetmi.modalities.base import AnswersAnew, Inputs, Modality, resolve_noise
 from forgetmi.records import Record, RecordDataset
 
 
@@ -136,6 +136,24 @@ class Loader:
                     read = partial(self.record(index).value, name)
                     example = modality.perturb(read, example, options, generator)
                 columns[name].append(example)
+        return self._assemble(indices, columns)
+
+    def answered(self, indices: Sequence[int], answers: Sequence[str]) -> Batch:
+        """The records with other answers to their questions (a refusal, a template): one a record, in their order.
+
+        Raises:
+            DataError: a record has no question.
+            MethodError: no modality knows questions.
+        """
+        columns: dict[str, list[Any]] = {}
+        for name, modality in self.modalities.items():
+            if not isinstance(modality, AnswersAnew):
+                raise MethodError(
+                    f"records of kind {modality.kind!r} cannot be given other answers",
+                    fix="describe them by prompts and answers (kind: dialogue), or choose another method",
+                )
+            values = [self.record(index).value(name) for index in indices]
+            columns[name] = [modality.answered(value, a) for value, a in zip(values, answers, strict=True)]
         return self._assemble(indices, columns)
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:

@@ -11,6 +11,7 @@ from forgetmi.registry import Registry
 MODALITIES = Registry(
     "modality kind",
     {
+        "dialogue": "forgetmi.modalities.dialogue:DialogueModality",
         "image": "forgetmi.modalities.image:ImageModality",
         "signal": "forgetmi.modalities.signal:SignalModality",
         "tabular": "forgetmi.modalities.tabular:TabularModality",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -52,6 +52,15 @@ class Modality(Protocol):
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able settings from which :func:`forgetmi.modalities.build_modality` makes it again."""
+        ...
+
+
+@runtime_checkable
+class AnswersAnew(Protocol):
+    """A kind of modality whose values are questions with answers."""
+
+    def answered(self, value: Any, answer: str) -> Any:
+        """The prepared example of the same question with another answer."""
         ...
 
 
