@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
+from forgetmi.audit.exposure_rule import ExposureOptions
+from forgetmi.audit.signals_file import read_signals
 from forgetmi.config import load_config
 from forgetmi.data_adapters import ADAPTERS
 from forgetmi.settings import read_settings
@@ -77,3 +81,65 @@ def test_the_readmes_python_runs(tmp_path, monkeypatch):
     exec(_readme("python"), names)
     assert names["result"].decision in ("pass", "fail", "inconclusive")
     assert names["batch"].labels.shape == (8,)
+
+
+SIGNALS = re.findall(
+    r"^### ([^\n]+)\n\n```python\n(.*?)^```$", (ROOT / "docs" / "signals.md").read_text(), re.MULTILINE | re.DOTALL
+)
+
+
+def _people(n=40):
+    rng = np.random.default_rng(0)
+    features = rng.normal(size=(n, 3))
+    return {
+        "X": features,
+        "y": (features[:, 0] + rng.normal(size=n) > 0).astype(int),
+        "patient": [f"p{i}" for i in range(n)],
+        "in_training": np.arange(n) < n // 2,
+    }
+
+
+def _names(title):
+    """What each export takes for granted."""
+    if title == "scikit-learn":
+        return _people()
+    if title == "PyTorch":
+        import torch
+
+        return {**_people(), "model": torch.nn.Linear(3, 2)}
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=128, n_positions=32, n_embd=8, n_layer=1, n_head=2)).eval()
+    texts = [("a film of the chest", "p0", "member"), ("no finding", "p1", "nonmember")]
+    return {"model": model, "encode": lambda text: list(text.encode()), "texts": texts}
+
+
+@pytest.mark.parametrize(("title", "block"), SIGNALS, ids=[title for title, _ in SIGNALS])
+def test_every_export_of_signals_runs_and_is_read(title, block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    names = _names(title)
+    exec(block, names)
+    read = read_signals(tmp_path / "signals.csv")
+    assert len(block.splitlines()) <= 11
+    assert {"forget", "test"} == set(read.parts)
+    if title == "A language model":
+        import torch
+
+        tokens = torch.tensor([names["encode"]("no finding")])
+        with torch.inference_mode():
+            logits = names["model"](input_ids=tokens).logits[0, :-1]
+        expected = torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum")
+        assert read.signals("target", "test")["loss"] == pytest.approx([float(expected)], rel=1e-5)
+    else:
+        assert read.kind == "logits"
+        assert sum(len(part.patients) for part in read.parts.values()) == 40
+
+
+def test_the_example_of_signals_is_the_one_that_the_page_describes():
+    text = (ROOT / "docs" / "signals.md").read_text(encoding="utf-8")
+    example = (ROOT / "forgetmi" / "cli" / "templates" / "signals.csv").read_text(encoding="utf-8")
+    header = next(line for line in example.splitlines() if not line.startswith("#")).split(",")
+    for column in header:
+        assert f"`{column}`" in text or column.startswith(("p_", "group_"))
+    options = set(re.findall(r"\(`([a-z_]+)`\)", text))
+    assert options <= {field.name for field in dataclasses.fields(ExposureOptions)}

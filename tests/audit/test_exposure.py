@@ -183,6 +183,17 @@ def test_exchangeable_people_are_not_found_beyond_the_nominal_rate():
     assert below["standing_out"] <= stats.binom.ppf(0.999, 250, 0.05)
 
 
+def test_leakage_of_the_stated_limit_is_found_in_8_of_10():
+    rng, member, found = np.random.default_rng(1), np.arange(100) < 40, 0
+    limit = limits([made_look(0.5, 0.9), made_look(0.02, 0.5, "standing_out")], 40, 60, 0.05).detectable_auc
+    shift = np.sqrt(2) * stats.norm.ppf(limit)  # of normal scores with this AUC
+    for _ in range(150):
+        scores = rng.normal(size=100) + shift * member
+        looks = look({"loss": scored(scores, member)}, rng, n_permutations=999, level=0.95)
+        found += decide(looks, [], 40, 60, ExposureOptions())[0] == "exposed"
+    assert stats.binom.ppf(0.001, 150, 0.8) <= found <= stats.binom.ppf(0.999, 150, 0.83)
+
+
 def test_a_file_without_leakage_is_not_exposed(tmp_path):
     found = decided(tmp_path, frame(("target",), {"member": 60, "nonmember": 80}, seed=5))
     assert found["outcome"] == "none_found"
