@@ -48,6 +48,7 @@ LICENSE_NOTE = (
     "Stanford University research use agreement: non-commercial research only, and the data may not be passed on"
 )
 _FILE = re.compile(r"(?:^|/)((?:train|valid|test)/((patient\d+)/study\d+)/[^/]+)$")
+_OF_THE_PATIENT = ("Sex", "Age")
 
 
 @dataclass(frozen=True)
@@ -124,18 +125,22 @@ class CheXpert:
             ),
             modalities={"image": ("image", [ImageFile(path, channels=1) for path in rows["path"]])},
             classes=target_classes(FINDINGS, self.target),
-            attributes={"Projection": rows["Frontal/Lateral"], "ViewPosition": rows["AP/PA"]},
+            attributes={
+                "Projection": rows["Frontal/Lateral"],
+                "ViewPosition": rows["AP/PA"],
+                "PatientSex": rows["Sex"],
+                "PatientAge": rows["Age"],
+            },
             notes=[f"{name} is not in the folder: its films are not part of this dataset" for name in absent],
         )
 
     def _rows(self, name: str, split: str) -> Rows:
         """The usable rows of one file."""
         columns = ("Path", "Frontal/Lateral", "AP/PA", *((self.target,) if self.target else FINDINGS))
-        rows = Rows(
-            read_table(
-                os.path.join(self.root, name), columns=("Path", "Frontal/Lateral", "AP/PA", *columns), ids=("Path",)
-            )
-        )
+        rows = Rows(read_table(os.path.join(self.root, name), columns=columns, ids=("Path",), optional=_OF_THE_PATIENT))
+        for column in _OF_THE_PATIENT:
+            if column not in rows.frame.columns:
+                rows.add(column, [""] * len(rows))
         require_unique(rows.frame, "Path")
         add_ids(rows, "Path")
         view = [cell.strip() for cell in rows["Frontal/Lateral"]]

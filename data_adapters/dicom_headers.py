@@ -34,8 +34,9 @@ _TAGS = [
     "PatientIdentityRemoved",
     "BurnedInAnnotation",
 ]
-# What a query may ask for.
+# What a query may ask for, and the audit makes subgroups of.
 _ATTRIBUTES = ["StudyDate", "Modality", "ViewPosition", "Manufacturer", "ManufacturerModelName", "StationName"]
+_ATTRIBUTES += ["PatientSex", "PatientAge"]
 _DICOMDIR_CLASS = "1.2.840.10008.1.3.10"
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -125,6 +125,8 @@ class Manifest:
         split: draw the splits by patient, when there is no split column.
         uncertain: multilabel: what -1 becomes: ``unknown``, ``zero`` or ``one``.
         blank: multilabel: what a blank cell becomes: ``unknown`` or ``zero``.
+        attributes: columns that say something of a record besides: a request's query may ask for them, and the audit
+            makes subgroups of those with few values (``sex``, ``age``).
         on_missing_file: ``error`` lists missing files with their rows; ``skip`` leaves out their rows and counts.
 
     Raises:
@@ -147,6 +149,7 @@ class Manifest:
     split: SplitShares | None = None
     uncertain: UncertainPolicy = "unknown"
     blank: BlankPolicy = "unknown"
+    attributes: tuple[str, ...] = ()
     on_missing_file: MissingFilePolicy = "error"
 
     def __post_init__(self) -> None:
@@ -204,6 +207,7 @@ class Manifest:
         required = [*named.values(), *self._label_columns, *(c for m in self.modalities.values() for c in m.needed)]
         if self.columns.split is not None:
             required.append(self.columns.split)
+        required += self.attributes
         frame = read_table(self.path, columns=required, ids=list(named.values()))
         require_unique(frame, self.columns.sample_id)
         where = places(frame)
@@ -237,13 +241,15 @@ class Manifest:
         patient = frame[named["patient_id"]].tolist() if "patient_id" in named else study
         institution = frame[named["institution"]].tolist() if "institution" in named else [""] * len(sample)
         ids = {"sample": sample, "study": study, "patient": patient}
-        notes = _notes(named, patient, institution)
+        notes = id_notes(named, patient, institution)
         values = {
             name: self._values(frame, modality, ids, skipped, notes) for name, modality in self.modalities.items()
         }
-        rows = zip(sample, study, patient, institution, zip(*values.values(), strict=True), labels, splits, strict=True)
+        inputs = (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True))
+        said = self._attributes(frame)
+        rows = zip(sample, study, patient, institution, inputs, labels, splits, said, strict=True)
         dataset = RecordDataset(
-            (Record(s, st, p, i, dict(zip(values, v, strict=True)), y, split) for s, st, p, i, v, y, split in rows),
+            (Record(*row) for row in rows),
             name=Path(self.path).name,
             levels=[f.removesuffix("_id") for f in named] + ["modality"],
             classes=classes,
@@ -256,6 +262,12 @@ class Manifest:
             return dataset
         shares = self.split
         return split_by_patient(dataset, validation=shares.validation, test=shares.test, seed=shares.seed)
+
+    def _attributes(self, frame: pd.DataFrame) -> list[dict[str, str]]:
+        """What the attribute columns say of each row; blank cells say nothing."""
+        columns = [[cell.strip() for cell in frame[name]] for name in self.attributes]
+        rows = zip(*columns, strict=True) if columns else [()] * len(frame)
+        return [{name: cell for name, cell in zip(self.attributes, row, strict=True) if cell} for row in rows]
 
     def _paths(self, frame: pd.DataFrame, modality: ModalityColumn) -> list[str | None]:
         cells = frame[modality.column]
@@ -315,7 +327,8 @@ def _refuse_shared(table: Longitudinal, columns: set[str], measured: set[str]) -
         )
 
 
-def _notes(named: Mapping[str, str], patients: list[str], institutions: list[str]) -> list[str]:
+def id_notes(named: Collection[str], patients: Sequence[str], institutions: Sequence[str]) -> list[str]:
+    """What every report must say of the ids, given which of ``patient_id``, ``study_id``, ... the source names."""
     notes = []
     if "patient_id" not in named:
         unit = "study" if "study_id" in named else "sample"

@@ -45,6 +45,7 @@ _LISTS = {"train_val_list.txt": "train", "test_list.txt": "test"}
 _ALSO = {"Infiltrate": "Infiltration"}  # as BBox_List_2017.csv spells it
 _NO_FINDING = "No Finding"
 _FILM = re.compile(r"(\d{8})_\d{3}\.png")
+_OF_THE_PATIENT = {"PatientSex": "Patient Gender", "PatientAge": "Patient Age"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ class NihCxr14:
             ConfigError: the shares of validation and test do not fit the number of patients.
         """
         columns = ("Image Index", "Finding Labels", "Patient ID", "View Position")
-        rows = Rows(read_table(self._table(), columns=columns, ids=("Image Index", "Patient ID")))
+        optional = tuple(_OF_THE_PATIENT.values())
+        rows = Rows(read_table(self._table(), columns=columns, ids=("Image Index", "Patient ID"), optional=optional))
         require_unique(rows.frame, "Image Index")
         rows.add("patient", self._patients(rows))
         rows.add("label", self._labels(rows))
@@ -115,6 +117,7 @@ class NihCxr14:
         gone = missing_files(rows["path"], rows.places, "films", self.on_missing_file, gone)
         rows.leave_out(gone, "film is missing")
         films = rows["Image Index"]
+        said = {name: rows[column] for name, column in _OF_THE_PATIENT.items() if column in rows.frame.columns}
         return rows.dataset(
             self,
             sample=films,
@@ -127,7 +130,7 @@ class NihCxr14:
             # Some of the files have four channels, most have one.
             modalities={"image": ("image", [ImageFile(path, channels=1) for path in rows["path"]])},
             classes=target_classes(FINDINGS, self.target),
-            attributes={"ViewPosition": rows["View Position"]},
+            attributes={"ViewPosition": rows["View Position"], **said},
             notes=["no study ids: each film is taken for a study of its own"],
         )
 

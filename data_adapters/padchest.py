@@ -19,6 +19,7 @@ from forgetmi.splits import draw_splits
 
 TABLE = "PADCHEST_chest_x_ray_images_labels_160K_01.02.19.csv"
 _IDS = ("ImageID", "StudyID", "PatientID")
+_SEX = "PatientSex_DICOM"
 _ATTRIBUTES = {"StudyDate": "StudyDate_DICOM", "Manufacturer": "Manufacturer_DICOM", "Projection": "Projection"}
 
 
@@ -83,7 +84,8 @@ class PadChest:
         """
         columns = (*_IDS, "ImageDir", "Projection", "MethodLabel", "Report", "Labels", *_ATTRIBUTES.values())
         path = Path(self.root) / TABLE if self.table is None else self.table
-        rows = Rows(read_table(path, columns=columns, ids=(*_IDS, "ImageDir", "Projection", "MethodLabel")))
+        ids = (*_IDS, "ImageDir", "Projection", "MethodLabel")
+        rows = Rows(read_table(path, columns=columns, ids=ids, optional=(_SEX,)))
         for column in _IDS:
             rows.leave_out([not cell for cell in rows[column]], f"column {column!r} is blank")
         require_unique(rows.frame, "ImageID")
@@ -106,6 +108,7 @@ class PadChest:
             notes.append("reports are Spanish, in lower case, and their words are stemmed")
             if missing := sum(text is None for text in texts):
                 notes.append(f"{missing} of {len(texts)} films have no report: their text is missing")
+        said = {**_ATTRIBUTES, **({"PatientSex": _SEX} if _SEX in rows.frame.columns else {})}
         return rows.dataset(
             self,
             sample=rows["ImageID"],
@@ -116,7 +119,7 @@ class PadChest:
             modalities=modalities,
             levels=[level for level in self.levels if level != "modality" or len(modalities) > 1],
             classes=classes,
-            attributes={name: rows[column] for name, column in _ATTRIBUTES.items()},
+            attributes={name: rows[column] for name, column in said.items()},
             notes=notes,
         )
 

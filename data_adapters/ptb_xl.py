@@ -33,6 +33,7 @@ _STATEMENTS = {  # which of the statements count, and what names their class; bl
 _SEX = {"0": "male", "1": "female"}
 _NUMBERS = ("age", "height", "weight")
 _ATTRIBUTES = {"Device": "device", "Site": "site"}
+_SEXES = {"0": "male", "1": "female"}
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ class PtbXl:
         columns = ["ecg_id", "patient_id", "strat_fold"]
         columns += ["scp_codes"] * (self.labels is not None) + [file] * ("signal" in self.modalities)
         columns += ["report"] * ("text" in self.modalities) + [*_NUMBERS, "sex"] * ("tabular" in self.modalities)
-        optional = ("recording_date", *_ATTRIBUTES.values())
+        optional = ("recording_date", "sex", "age", *_ATTRIBUTES.values())
         rows = Rows(read_table(Path(self.root) / "ptbxl_database.csv", columns=columns, optional=optional))
         for column in ("ecg_id", "patient_id"):
             # The table writes patients as floats: 15709.0.
@@ -135,6 +136,10 @@ class PtbXl:
         attributes = {name: rows[column] for name, column in _ATTRIBUTES.items() if column in present}
         if "recording_date" in present:
             attributes["StudyDate"] = [cell.strip()[:10].replace("-", "") for cell in rows["recording_date"]]
+        if "sex" in present:
+            attributes["PatientSex"] = [_SEXES.get(cell.strip().removesuffix(".0"), "") for cell in rows["sex"]]
+        if "age" in present:
+            attributes["PatientAge"] = rows["age"]
         return rows.dataset(
             self,
             sample=rows["ecg_id"],

@@ -238,3 +238,16 @@ class TestSplitsAndLevels:
     def test_a_request_resolves(self, folder):
         partition = resolve(_load(folder), ForgetRequest.of("patient", ["0001"]))
         assert len(partition.forget) == 2 and len(partition.retain) == 1
+
+
+def test_attributes_are_kept_as_written_and_blanks_say_nothing(folder):
+    header = f"{HEADER},sex,age"
+    rows = [f"{row},{said}" for row, said in zip(ROWS, ["F,71", " M ,", "M,40", ",", "F,8"], strict=True)]
+    data = _load(folder, rows, header, attributes=["sex", "age"])
+    found = {r.sample_id: dict(r.attributes) for r in data}
+    assert found["i3"] == {"sex": "F", "age": "71"}
+    assert found["i1"] == {"sex": "M"}
+    assert found["i4"] == {}
+    with pytest.raises(DataError, match="ethnicity"):
+        _load(folder, rows, header, attributes=["ethnicity"])
+    assert all(not r.attributes for r in _load(folder))

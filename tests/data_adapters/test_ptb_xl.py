@@ -48,7 +48,8 @@ def test_ids_splits_and_texts(release):
     records = by_id(data)
     assert records["1"].value("text") == "sinusrhythmus periphere niederspannung"
     assert records["3"].value("text") is None
-    assert records["1"].attributes == {"Device": "CS-12   E", "Site": "0.0", "StudyDate": "19841109"}
+    said = {"Device": "CS-12   E", "Site": "0.0", "StudyDate": "19841109"}
+    assert records["1"].attributes == {**said, "PatientSex": "female", "PatientAge": "56.0"}
     assert data.levels == ("patient", "sample", "modality")
     assert "1 of 5 ECGs have no report: their text is missing" in data.notes
 
