@@ -17,7 +17,7 @@ UncertainPolicy = Literal["unknown", "zero", "one"]
 BlankPolicy = Literal["unknown", "zero"]
 MissingFilePolicy = Literal["error", "skip"]
 
-_SPLITS = {
+SPLIT_NAMES = {
     "train": "train",
     "training": "train",
     "val": "validation",
@@ -38,8 +38,8 @@ def read_splits(frame: pd.DataFrame, column: str) -> list[str]:
         DataError: cells that name no split; they are listed with their rows (the first 100).
     """
     given = [cell.strip().lower() for cell in frame[column].tolist()]
-    refuse_cells(frame, column, [cell not in _SPLITS for cell in given], f"one of {', '.join(_SPLITS)}")
-    return [_SPLITS[cell] for cell in given]
+    refuse_cells(frame, column, [cell not in SPLIT_NAMES for cell in given], f"one of {', '.join(SPLIT_NAMES)}")
+    return [SPLIT_NAMES[cell] for cell in given]
 
 
 def read_findings(

@@ -85,12 +85,14 @@ def read_json(path: str | os.PathLike[str]) -> tuple[Any, str]:
         raise DataError(f"{found.name} is no JSON: {error.msg}", where=f"{found.name}:{error.lineno}") from error
     except RecursionError as error:
         raise DataError(f"{found.name} is nested too deeply to be read", where=found.name) from error
+    except ValueError as error:
+        raise DataError(f"{found.name} cannot be read: {error}", where=found.name) from error
 
 
 def _parse(line: str) -> Any:
     try:
         return json.loads(line)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):  # also a number of more digits than Python reads
         return None
 
 

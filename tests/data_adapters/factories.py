@@ -12,7 +12,15 @@ from typing import Any
 
 import numpy as np
 
-from tests.data_adapters import fhir_files, film_files, mimic_files, mimic_iv_files, omop_files, ptb_xl_files
+from tests.data_adapters import (
+    fhir_files,
+    film_files,
+    mimic_files,
+    mimic_iv_files,
+    omop_files,
+    ptb_xl_files,
+    text_sets,
+)
 from tests.data_adapters.dicom_files import BASE, ramp, write_dicom
 from tests.data_adapters.film_files import write_image
 from tests.data_adapters.openi_files import report_xml, write_archive, write_folder
@@ -215,23 +223,67 @@ def torchvision_set(folder: Path) -> Source:
     return Source(options, folder, folder / "train-images-idx3-ubyte.gz", lazy=False)
 
 
+def clinical_notes(folder: Path) -> Source:
+    mimic_iv_files.write_release(folder, gz=False)
+    options = {"source": "mimic_iv", "options": {"root": folder, "unit": "note", "modalities": ["text"]}}
+    return Source(options, folder, folder / "note" / "discharge.csv")
+
+
+def lume(folder: Path) -> Source:
+    text_sets.write_lume(folder)
+    return Source({"root": folder}, folder, folder / "forget.jsonl")
+
+
+def muse(folder: Path) -> Source:
+    text_sets.write_muse(folder)
+    return Source({"root": folder, "chunk_words": 5}, folder, folder / "raw" / "retain1.json")
+
+
+def safe_rlhf(folder: Path) -> Source:
+    text_sets.write_safe_rlhf(folder)
+    return Source({"root": folder}, folder, folder / "data" / "Alpaca-7B" / "test.jsonl")
+
+
+def text_records(folder: Path) -> Source:
+    path = text_sets.write_lines(folder / "notes.jsonl", text_sets.NOTES)
+    columns = {**text_sets.COLUMNS, "prompt": "asked", "answer": "words"}
+    return Source({"path": path, "columns": columns, "attributes": ["note_date"]}, folder, path)
+
+
+def tofu(folder: Path) -> Source:
+    text_sets.write_tofu(folder)
+    return Source({"root": folder, "questions_per_author": 2}, folder, folder / "retain90.json")
+
+
+def wmdp(folder: Path) -> Source:
+    text_sets.write_wmdp(folder)
+    return Source({"root": folder}, folder, folder / "wmdp-corpora" / "cyber-forget-corpus.jsonl")
+
+
 FACTORIES: dict[str, Callable[[Path], Source]] = {
     "chexpert": chexpert,
     "chexpert_plus": chexpert_plus,
+    "clinical_notes": clinical_notes,
     "dicom": dicom,
     "fhir": fhir,
     "indiana_demo": indiana_demo,
     "iu_xray": iu_xray,
     "join": join,
+    "lume": lume,
     "manifest": manifest,
     "medmnist": medmnist,
     "mimic_cxr": mimic_cxr,
-    "nih_cxr14": nih_cxr14,
     "mimic_iv": mimic_iv,
+    "muse": muse,
+    "nih_cxr14": nih_cxr14,
     "omop": omop,
     "openi": openi,
     "padchest": padchest,
     "ptb_xl": ptb_xl,
     "r2gen": r2gen,
+    "safe_rlhf": safe_rlhf,
+    "text_records": text_records,
+    "tofu": tofu,
     "torchvision_set": torchvision_set,
+    "wmdp": wmdp,
 }

@@ -19,6 +19,7 @@ from forgetmi.data_adapters import load_dataset
 from forgetmi.errors import ConfigError, DataError, RequestError
 from forgetmi.records import Record, RecordDataset
 from forgetmi.requests import read_request, resolve
+from tests.data_adapters import text_sets
 from tests.data_adapters.dicom_files import slices
 from tests.data_adapters.factories import FACTORIES, Source
 from tests.data_adapters.fuzzing import mutate
@@ -64,6 +65,44 @@ def dicom_volume(folder):
     return Source({"root": folder, "unit": "volume"}, folder, folder)
 
 
+def tofu_parquet(folder):
+    sets = text_sets.tofu_sets()
+    for name in ("forget10", "retain90", "holdout10"):
+        text_sets.write_parquet(folder / name / "train-00000-of-00001.parquet", sets[name])
+    return Source({"root": folder, "questions_per_author": 2}, folder, folder)
+
+
+def tofu_perturbed(folder):
+    for name, rows in text_sets.tofu_sets().items():
+        if name.endswith("_perturbed"):
+            text_sets.write_lines(folder / f"{name}.json", rows)
+    sets = {"train": ["forget10_perturbed", "retain_perturbed"], "test": ["real_authors_perturbed"]}
+    return Source({"root": folder, "questions_per_author": 2, **sets}, folder, folder)
+
+
+def muse_lists(folder):
+    for name, rows in text_sets.muse_sets().items():
+        if name.startswith("knowmem"):
+            text_sets.write_list(folder / f"{name}.json", rows)
+    return Source({"root": folder, "part": "knowmem"}, folder, folder)
+
+
+def wmdp_questions(folder):
+    text_sets.write_list(folder / "wmdp-mcqs" / "cyber_questions.json", text_sets.wmdp_questions())
+    return Source({"root": folder, "part": "questions"}, folder, folder)
+
+
+def text_folder(folder):
+    text_sets.write_notes_folder(folder)
+    return Source({"path": folder, "layout": "{split}/{patient}/{sample}.txt"}, folder, folder)
+
+
+def text_csv(folder):
+    pd.DataFrame(text_sets.NOTES).to_csv(folder / "notes.csv", index=False)
+    columns = {**text_sets.COLUMNS, "text": "words"}
+    return Source({"path": folder / "notes.csv", "columns": columns, "chunk_words": 2}, folder, folder)
+
+
 # Format to (adapter, what writes a source): the adapters' own small sources, and other forms of some of them.
 FORMATS = {name: (name, make) for name, make in FACTORIES.items()} | {
     "manifest, Parquet": ("manifest", manifest_parquet),
@@ -71,6 +110,12 @@ FORMATS = {name: (name, make) for name, make in FACTORIES.items()} | {
     "omop, SQLite": ("omop", omop_database),
     "fhir, gz": ("fhir", fhir_zipped),
     "dicom, volumes": ("dicom", dicom_volume),
+    "tofu, Parquet": ("tofu", tofu_parquet),
+    "tofu, perturbed": ("tofu", tofu_perturbed),
+    "muse, lists": ("muse", muse_lists),
+    "wmdp, questions": ("wmdp", wmdp_questions),
+    "text_records, folder": ("text_records", text_folder),
+    "text_records, CSV": ("text_records", text_csv),
 }
 
 
