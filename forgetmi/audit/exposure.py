@@ -78,7 +78,8 @@ def build_exposure(table: SignalsTable, options: ExposureOptions, seed: int) -> 
                 results[model][name] = _attack(table, model, name, options, seed)
             except AuditError as error:  # what an attack needs of its references only it can say
                 if model == asked:
-                    not_run.append({"attack": name, "reason": error.public})
+                    reason = "; ".join(filter(None, (error.what, error.fix)))
+                    not_run.append({"attack": name, "reason": reason})
         able = list(results[asked])
     if not able:
         raise AuditError(
