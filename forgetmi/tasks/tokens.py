@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor  # torch.func offers no public way to ask
 from torch.utils.checkpoint import checkpoint
 
 from forgetmi.models.output import ModelOutput
@@ -40,6 +41,10 @@ def token_values(
         ([B, T-1] values, zero outside the answer; [B, T-1] mask of answer tokens).
     """
     mask = labels[:, 1:] != IGNORED
+    if is_functorch_wrapped_tensor(labels):  # inside torch.func nothing can be picked by its value: all are computed
+        every = [output.logits[:, :-1].flatten(0, 1) for output in outputs]
+        found = function(*every, labels[:, 1:].flatten().clamp(min=0))
+        return found.view(mask.shape).masked_fill(~mask, 0.0), mask
     chosen = F.pad(mask, (0, 1))  # positions [B, T] whose logits are asked for
     targets = labels[:, 1:][mask]
     rows, readers = zip(*(output.rows(chosen) for output in outputs), strict=True)
