@@ -55,7 +55,7 @@ def combine(case: Mapping[str, Any], evidence: Mapping[str, Any]) -> dict[str, A
         }
 
     known = people["known"]
-    measured = {
+    measured: dict[str, Any] = {
         "original": rates(known["original"]),
         "unlearned": rates(known["unlearned"]),
         "retrained": [rates(found) for found in known["retrained"]],

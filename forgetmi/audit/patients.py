@@ -177,11 +177,13 @@ def restricted_table(forgotten: PatientRisks, retained: PatientRisks, pseudonyms
         ("forget", forgotten, np.arange(forgotten.patients.size)),
         ("retain", retained, np.flatnonzero(rose)),
     ):
-        for i in sorted(chosen.tolist(), key=lambda i: (risks.known[1, i], pseudonyms[risks.patients[i]])):
+        names = [pseudonyms[int(code)] for code in risks.patients]
+        order = sorted((float(risks.known[1, i]), names[i], i) for i in chosen.tolist())
+        for _, name, i in order:
             known = risks.known[:, i]
             writer.writerow(
                 [
-                    pseudonyms[risks.patients[i]],
+                    name,
                     part,
                     int(risks.records[i]),
                     *(f"{value:.6g}" for value in (known[0], known[1], np.median(known[2:]), risks.marked[1, i])),

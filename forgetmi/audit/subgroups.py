@@ -152,9 +152,10 @@ def _group(
             "found_low": min(f["found"] for f in found[2:]),
             "found_high": max(f["found"] for f in found[2:]),
             **{
-                f"{part}_accuracy_{end}": None if None in accuracy[part] else pick(accuracy[part][2:])
+                f"{part}_accuracy_{end}": None if len(known) < len(others) else pick(known)
                 for part in _ATTACKED
                 for end, pick in (("low", min), ("high", max))
+                for known in [[value for value in accuracy[part][2:] if value is not None]]
             },
         },
         "difference": difference,
@@ -203,7 +204,8 @@ def _found(measurement: Measurement, called: Bools, chosen: Bools, options: Audi
 def _accuracy(
     measurement: Measurement, part: str, inside: Bools, info: PartInfo, context: AuditContext
 ) -> float | None:
-    logits, labels = np.asarray(measurement.scores.parts[part]["logits"])[inside], np.asarray(info.labels)[inside]
+    logits = np.asarray(measurement.scores.parts[part]["logits"], dtype=np.float64)[inside]
+    labels = np.asarray(info.labels)[inside]
     if not context.multilabel:
         return float((logits.argmax(axis=1) == labels).mean())
     known = ~np.isnan(labels.astype(np.float64))
