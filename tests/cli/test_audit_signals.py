@@ -140,6 +140,7 @@ def test_the_page_says_what_must_be_said(audits):
     decision = documents(folder / "whole")["evidence"]["verdict"]["decision"]
     assert decision.upper() in whole
     assert "they were not trained here" in whole
+    assert "differentially private" not in whole  # nobody knows
     assert "patients_restricted" not in whole  # no ids are known: no file can say who they are
 
 
