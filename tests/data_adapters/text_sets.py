@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from forgetmi.records import RecordDataset
+from forgetmi.request_query import Query
+from forgetmi.requests import resolve
+
 Rows = Sequence[Mapping[str, Any]]
+SHARED = Path(__file__).parents[3] / "shared"
+REFERENCE = SHARED / "reference_values" / "open_unlearning" / "inputs"
+LUME = SHARED / "data" / "lume"
 PLACES = ("Avonlea", "Brindisi", "Calder", "Dunmore", "Elmira", "Fjelde")
+
+
+def forget(data: RecordDataset, level: str, remaining: Any = "refuse", **query: str) -> tuple[list[str], ...]:
+    """The sample ids that a query makes a run forget, and retain."""
+    found = Query.from_mapping({"level": level, "query": query}).find(data)
+    partition = resolve(data, found, remaining=remaining)
+    return tuple([data[i].sample_id for i in part] for part in (partition.forget, partition.retain))
+
+
+def splits(data: RecordDataset) -> Counter[tuple[str, str]]:
+    """How many records of a file are in a split."""
+    return Counter((r.attributes["source_split"], r.split) for r in data)
 
 
 def write_lines(path: Path, rows: Iterable[Any]) -> Path:
