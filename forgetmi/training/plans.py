@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
+from torch.utils.data import Dataset
 
 from forgetmi.batch import Batch, Loader
 from forgetmi.training.seeds import numpy_generator
@@ -71,3 +72,17 @@ def split_step(step: Step, pieces: int) -> list[tuple[Step, float]]:
         found.append((chosen, weight))
     total = sum(weight for _, weight in found)
     return [(piece, weight / total) for piece, weight in found]
+
+
+class Pieces(Dataset[tuple[dict[str, Batch], float]]):
+    """An epoch's pieces for one process, in order; loading may happen in workers."""
+
+    def __init__(self, plan: Plan, pieces: list[tuple[Step, float]], epoch: int) -> None:
+        self.plan, self.pieces, self.epoch = plan, pieces, epoch
+
+    def __len__(self) -> int:
+        return len(self.pieces)
+
+    def __getitem__(self, index: int) -> tuple[dict[str, Batch], float]:
+        step, weight = self.pieces[index]
+        return self.plan.load(step, self.epoch), weight

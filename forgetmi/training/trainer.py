@@ -9,28 +9,25 @@ from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from accelerate import Accelerator, DistributedDataParallelKwargs
-from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import broadcast, parse_flag_from_env
+from accelerate.utils import broadcast
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, TrainingError
 from forgetmi.models.weights import state_sha256
 from forgetmi.tasks.base import Task
 from forgetmi.training.checkpoints import CheckpointFile
+from forgetmi.training.devices import Precision, make_accelerator
 from forgetmi.training.modes import preserved_mode, same_device, set_fit_mode
 from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
-from forgetmi.training.plans import Plan, Step, split_step
+from forgetmi.training.plans import Pieces, Plan, Step, split_step
 from forgetmi.training.progress import Progress
 from forgetmi.training.runlog import RunLog
 from forgetmi.training.seeds import derive_seed, scoped_seed, set_scoped_seed
-
-Precision = Literal["no", "bf16", "fp16"]
 
 
 class Loss(NamedTuple):
@@ -55,6 +52,12 @@ def task_objective(task: Task, stream: str) -> Objective:
 
 Validation = Callable[[nn.Module, int], float]
 """A number to be made small, from the model (in eval mode, no gradients) after an epoch."""
+
+Until = Callable[[nn.Module, int], bool]
+"""Whether an epoch was the last, asked after it (in eval mode, no gradients)."""
+
+Watch = Callable[[dict[str, Batch]], None]
+"""Is shown the batches of each piece of a step, on the device, before the step's hooks run."""
 
 Named = list[tuple[str, nn.Parameter]]
 Hook = Callable[[Named], None]
@@ -103,20 +106,6 @@ class _Stepper(nn.Module):
         return self.objective(self.model, batches)
 
 
-class _Pieces(Dataset[tuple[dict[str, Batch], float]]):
-    """An epoch's pieces for this process, in order; loading may happen in workers."""
-
-    def __init__(self, plan: Plan, pieces: list[tuple[Step, float]], epoch: int) -> None:
-        self.plan, self.pieces, self.epoch = plan, pieces, epoch
-
-    def __len__(self) -> int:
-        return len(self.pieces)
-
-    def __getitem__(self, index: int) -> tuple[dict[str, Batch], float]:
-        step, weight = self.pieces[index]
-        return self.plan.load(step, self.epoch), weight
-
-
 class Trainer:
     """Runs fits on one device or, under ``accelerate launch``/``torchrun``, on several.
 
@@ -144,7 +133,7 @@ class Trainer:
         num_workers: int = 0,
         progress: bool = True,
     ) -> None:
-        accelerator = _accelerator(device, precision)
+        accelerator = make_accelerator(device, precision)
         self.device: torch.device = accelerator.device
         problems = []
         if device is not None and not same_device(torch.device(device), self.device):
@@ -159,10 +148,19 @@ class Trainer:
         self.num_workers, self.progress = num_workers, progress
         self._update: tuple[Hook, ...] = ()
         self._after_step: tuple[Hook, ...] = ()
+        self._watch: tuple[Watch, ...] = ()
+        self._kept: tuple[Remembered, ...] = ()
         self._prefix, self._identity = "", ""
 
     def constrained(
-        self, *, update: Hook | None = None, after_step: Hook | None = None, prefix: str = "", identity: str = ""
+        self,
+        *,
+        update: Hook | None = None,
+        after_step: Hook | None = None,
+        watch: Watch | None = None,
+        kept: Remembered | None = None,
+        prefix: str = "",
+        identity: str = "",
     ) -> Trainer:
         """The same trainer, each of whose fits runs these hooks after those that the fit itself is given.
 
@@ -170,12 +168,16 @@ class Trainer:
 
         Args:
             update, after_step: see :meth:`fit`.
+            watch: for hooks that must know which records a step is of.
+            kept: what the hooks keep from step to step; checkpoints hold it.
             prefix: of the fits' names: two stages of one method need checkpoints of their own.
             identity: what tells these fits from those without the hooks, or with others.
         """
         other = copy.copy(self)
         other._update = (update, *self._update) if update is not None else self._update
         other._after_step = (after_step, *self._after_step) if after_step is not None else self._after_step
+        other._watch = (watch, *self._watch) if watch is not None else self._watch
+        other._kept = (kept, *self._kept) if kept is not None else self._kept
         other._prefix, other._identity = self._prefix + prefix, f"{self._identity}{identity}"
         return other
 
@@ -200,6 +202,7 @@ class Trainer:
         seed: int,
         name: str = "fit",
         validate: Validation | None = None,
+        until: Until | None = None,
         identity: str = "",
         memory: Remembered | None = None,
         update: Hook | None = None,
@@ -219,6 +222,7 @@ class Trainer:
             seed: of this fit.
             name: of this fit within the run: its checkpoint's file name and its name in the log.
             validate: called after each epoch; lower is better.
+            until: ends the fit after an epoch, before ``options.epochs`` are over.
             identity: what else makes this fit the one that it is (the method's options, the task): a checkpoint of a
                 fit with another identity, plan, options, seed or start is refused.
             memory: what the objective keeps from step to step; checkpoints hold it.
@@ -240,21 +244,9 @@ class Trainer:
         fit = _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory)
         fit.update = (*([update] if update is not None else []), *self._update)
         fit.after_step = (*([after_step] if after_step is not None else []), *self._after_step)
-        fit.on_epoch = on_epoch
+        fit.on_epoch, fit.until = on_epoch, until
+        fit.watch, fit.kept = self._watch, self._kept
         return fit.run()
-
-
-def _accelerator(device: str | None, precision: Precision) -> Accelerator:
-    """Accelerate keeps one state a process, which every Accelerator shares and which refuses a second precision: it is
-    made anew where another is needed. So each fit makes its own, and an older trainer gets its own precision back.
-    """
-    cpu = device == "cpu" or parse_flag_from_env("ACCELERATE_USE_CPU")
-    moved = PartialState._shared_state.get("_cpu", cpu) != cpu
-    if moved or AcceleratorState._shared_state.get("_mixed_precision", precision) != precision:
-        AcceleratorState._reset_state(reset_partial_state=moved)
-    # A step need not use every weight: a head that no embedding loss reaches, an encoder whose modality is missing.
-    unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    return Accelerator(mixed_precision=precision, cpu=cpu, kwargs_handlers=[unused])
 
 
 class _Fit:
@@ -274,13 +266,17 @@ class _Fit:
         memory: Remembered | None,
     ) -> None:
         self.trainer, self.device = trainer, trainer.device
-        self.accelerator = _accelerator(trainer.wanted_device, trainer.precision)
+        self.accelerator = make_accelerator(trainer.wanted_device, trainer.precision)
         self.model = model.to(self.device)
         self.plan, self.options, self.seed, self.name, self.validate = plan, options, seed, name, validate
         self.memory = memory
         self.update: tuple[Hook, ...] = ()
         self.after_step: tuple[Hook, ...] = ()
+        self.watch: tuple[Watch, ...] = ()
+        self.kept: tuple[Remembered, ...] = ()
         self.on_epoch: Callable[[int], None] | None = None
+        self.until: Until | None = None
+        self.done = False
         self.checkpoint: CheckpointFile | None = None
         if (path := trainer._checkpoint(name)) is not None:
             start = state_sha256(model.state_dict())
@@ -308,7 +304,7 @@ class _Fit:
         try:
             with preserved_mode(self.model), scoped_seed(self.seed, self.device):
                 for epoch in range(self.position[0], self.options.epochs):
-                    if self._stop_early(epoch):
+                    if self.done or self._stop_early(epoch):
                         break
                     self._epoch(epoch, bar)
         finally:
@@ -348,6 +344,8 @@ class _Fit:
                 broadcast(buffer)
         if self.validate is not None:
             means["validation"] = self._validate(epoch)
+        if self.until is not None:
+            self.done = self._asked(self.until, epoch) > 0
         self.result.history.append(means)
         self.result.epochs = epoch + 1
         self.trainer.log.event("epoch", fit=self.name, epoch=epoch, **means)
@@ -364,7 +362,7 @@ class _Fit:
         for step in steps[first:]:
             flat += split_step(step, accumulate * world)[rank::world]
         loaded = DataLoader(
-            _Pieces(self.plan, flat, epoch),
+            Pieces(self.plan, flat, epoch),
             batch_size=None,
             num_workers=self.trainer.num_workers,
             generator=torch.Generator(),  # without one, starting an iterator would draw from the global RNG
@@ -385,6 +383,8 @@ class _Fit:
         sums: dict[str, Tensor] = {}
         for k, (batches, weight) in enumerate(pieces):
             moved = {stream: batch.to(self.device) for stream, batch in batches.items()}
+            for look in self.watch:
+                look(moved)
             last = k + 1 == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.stepper):
                 loss = self.stepper(moved)
@@ -436,11 +436,7 @@ class _Fit:
         )
 
     def _validate(self, epoch: int) -> float:
-        with preserved_mode(self.model), torch.no_grad():
-            self.model.eval()
-            value = float(self.validate(self.model, epoch))  # type: ignore[misc]  # only called when there is one
-        if self.accelerator.num_processes > 1:  # all must choose and stop alike
-            value = float(broadcast(torch.tensor(value, device=self.device)))
+        value = self._asked(self.validate, epoch)  # type: ignore[arg-type]  # only called when there is one
         if not math.isfinite(value):
             raise TrainingError(
                 f"{self.name}: validation gave {value} after epoch {epoch}",
@@ -451,6 +447,14 @@ class _Fit:
             self.best_value, self.result.best_epoch = value, epoch
             if self.options.select == "best":
                 self.best_state = {k: v.detach().cpu().clone() for k, v in self.model.state_dict().items()}
+        return value
+
+    def _asked(self, question: Callable[[nn.Module, int], float], epoch: int) -> float:
+        with preserved_mode(self.model), torch.no_grad():
+            self.model.eval()
+            value = float(question(self.model, epoch))
+        if self.accelerator.num_processes > 1:  # all must choose and stop alike
+            value = float(broadcast(torch.tensor(value, device=self.device)))
         return value
 
     def _stop_early(self, epoch: int) -> bool:
@@ -472,12 +476,17 @@ class _Fit:
                 "steps": self.result.steps,
                 "history": self.result.history,
                 "memory": self.memory.state_dict() if self.memory is not None else None,
+                "kept": [one.state_dict() for one in self.kept],
+                "done": self.done,
             }
         )
 
     def _restore(self, state: dict[str, Any]) -> None:
         if self.memory is not None:
             self.memory.load_state_dict(state["memory"])
+        for one, kept in zip(self.kept, state["kept"], strict=True):
+            one.load_state_dict(kept)
+        self.done = state["done"]
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         if state["scaler"] is not None and self.accelerator.scaler is not None:
