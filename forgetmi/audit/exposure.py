@@ -275,10 +275,9 @@ def _ranges(results: Mapping[str, Mapping[str, AttackResult]], table: SignalsTab
             continue
         positions = {}
         for model in table.targets:
-            if attack in results[model]:
-                figure = results[model][attack].figures["auc"]
-                gap = gap_to_retrained(figure.value or 0.0, known, figure.interval)
-                positions[model] = gap.position_widened
+            figure = results[model][attack].figures["auc"] if attack in results[model] else None
+            if figure is not None and figure.value is not None:
+                positions[model] = gap_to_retrained(figure.value, known, figure.interval).position_widened
         ranges[attack] = {"low": min(known), "high": max(known), "n_retrained": len(known), "positions": positions}
     return ranges
 

@@ -128,7 +128,10 @@ def _interval(interval: Interval) -> str:
 
 
 def _small(said: Said, options: ExposureOptions) -> str:
-    sizes = f"{said.n_members} people and {said.n_others} outsiders"
+    sizes = (
+        f"{said.n_members} {'person' if said.n_members == 1 else 'people'} and {said.n_others} "
+        f"outsider{'s' * (said.n_others != 1)}"
+    )
     if min(said.n_members, said.n_others) < options.min_patients:
         return f"Too small: {sizes}, and at least {options.min_patients} of each are needed to say that none was found."
     if said.limits.detectable_auc is None:
@@ -200,6 +203,10 @@ def _cautions(said: Said, options: ExposureOptions) -> list[str]:
         for control in said.controls
         if control["p"] <= options.alpha
     ]
+    signals = {part: table.signals(said.model, part) for part in ("forget", "test")}
+    for name in signals["forget"]:
+        if np.unique(np.concatenate([np.asarray(found[name]).ravel() for found in signals.values()])).size == 1:
+            cautions.append(f"All records have the same {name.replace('_', ' ')}: nobody can be told apart by that.")
     each = [len(part.patients) / part.n_patients for part in (table.parts["forget"], table.parts["test"])]
     if max(each) > 1.25 * min(each):
         cautions.append(

@@ -207,6 +207,26 @@ def test_few_people_are_too_few_to_say(tmp_path):
     assert "8 people and 200 outsiders" in found["reasons"][0]
 
 
+@pytest.mark.parametrize("sizes", [(1, 80), (30, 1), (1, 1)])
+def test_one_person_on_a_side_is_said_and_drawn(tmp_path, sizes):
+    found = audited(tmp_path, frame(("target",), dict(zip(("member", "nonmember"), sizes, strict=True)), records=3))
+    assert found.exposure["decision"]["outcome"] == "cannot_tell"
+    assert "1 people" not in found.exposure["decision"]["reasons"][0]
+    assert "CANNOT SAY" in write_audit(found, tmp_path / "out").read_text()
+
+
+def test_a_model_that_answers_everybody_alike_exposes_nobody_and_that_is_said(tmp_path):
+    found = decided(tmp_path, as_kind(frame(("target",)), "loss").assign(loss=1.0))
+    assert found["outcome"] == "none_found"
+    assert any("All records have the same loss" in text for text in found["cautions"])
+
+
+def test_what_a_group_is_called_is_escaped(tmp_path):
+    table = frame(("target",)).assign(group_site=lambda t: np.where(t["label"] == 1, "<script>1</script>", "b"))
+    table["patient"] = table["record"]
+    assert "<script" not in write_audit(audited(tmp_path, table), tmp_path / "out").read_text()
+
+
 def test_a_difference_that_retrained_models_show_as_well_is_no_memory(tmp_path):
     """Members are easier people: every model finds them, also those that never saw them."""
     models = ("target", "retrained-1", "retrained-2", "retrained-3")
