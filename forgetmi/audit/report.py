@@ -241,6 +241,8 @@ def page_values(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Val
         "readings": words.READINGS,
         "letter": words.letter(evidence["verdict"]["decision"]),
         "plain_reasons": words.plain_reasons(evidence),
+        "doubts": words.doubts(evidence),
+        "doubt_words": words.DOUBTS,
         "gap_rows": words.model_rows(evidence, "generalisation"),
         "epsilon_rows": words.model_rows(evidence, "epsilon"),
     }

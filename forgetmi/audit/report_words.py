@@ -39,6 +39,13 @@ READINGS = {
     "over_forgotten": "▼ over-forgotten",
     "no_difference_shown": "● no difference shown",
 }
+DOUBTS = {
+    "blind": "Nothing could have been detected: already before forgetting, the model gave these patients away no more "
+    "than models that never saw them.",
+    "imprecise": "Too imprecise to tell: with so few people the answer fits a model that has forgotten them, and the "
+    "one from before as well.",
+    "not_judged": "Some figures cannot be judged with so few people.",
+}
 _LETTERS = {
     "pass": "Afterwards we tested whether it can be told from the model's answers that you and others who asked for "
     "removal were part of its training. We found no sign of it. Such a test has limits: it lowers a suspicion and is "
@@ -68,6 +75,20 @@ def plain_reasons(evidence: Mapping[str, Any]) -> list[str]:
         keys = [key for key, c in criteria.items() if c["headline"] or c["kind"] in ("forget_accuracy", "test_auc")]
     first = {criteria[key]["sentence"]: key for key in reversed(keys)}
     return [key for key in keys if key in first.values()]
+
+
+def doubts(evidence: Mapping[str, Any]) -> list[str]:
+    """Why an audit is inconclusive, as keys of :data:`DOUBTS` and ``small``."""
+    verdict, options = evidence["verdict"], evidence["options"]
+    headline = next(c for c in evidence["criteria"].values() if c["headline"])
+    before, high = headline["original"]["value"], headline["unlearned"]["high"]
+    found = {
+        "small": min(evidence["parts"][part]["patients"] for part in ("forget", "test")) < options["min_patients"],
+        "blind": not verdict["informative"],
+        "imprecise": verdict["informative"] and before is not None and high is not None and high >= before,
+        "not_judged": any(c["meaning"] == "not_judged" for c in evidence["criteria"].values()),
+    }
+    return [name for name, there in found.items() if there]
 
 
 def model_rows(evidence: Mapping[str, Any], pointer: str) -> list[tuple[str, str]]:

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from forgetmi.audit.declared import combine
 from forgetmi.audit.evidence import build_evidence
 from forgetmi.audit.report import Values, render_model_card, render_report, render_summary, written
 from forgetmi.audit.schema import validate_document
@@ -205,3 +206,113 @@ def test_no_code_of_a_patient_reaches_a_document():
     run = run_document(evidence)
     for text in (json.dumps(evidence), render_report(run, evidence), render_model_card(run, evidence)):
         assert "77700000" not in text
+
+
+SECTIONS = (
+    *("Scope and regime", "Unit of privacy", "Identity of models", "What was done", "Who might attack"),
+    *("Results, measured", "Single patients", "Groups of patients", "Controls", "Measured, declared, combined"),
+    *("Limits", "Words", "For machines"),
+)
+
+
+def test_the_sections_stand_in_their_order(html):
+    places = [html.index(f"<h2>{number}. {title}") for number, title in enumerate(SECTIONS, start=2)]
+    assert places == sorted(places)
+    assert html.index("not proof of erasure") < places[0]
+
+
+JARGON = ("AUC", "cross-entropy", "TPR", "FPR", "loss", "bootstrap", "epsilon", "p-value")
+
+
+def cover(html):
+    """The words of the decision box."""
+    return re.sub(r"<[^>]*>", " ", html[html.index("<header>") : html.index("</section>")])
+
+
+def test_the_first_page_has_no_jargon(html):
+    assert [word for word in JARGON if word in cover(html)] == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "sizes", "said"),
+    [
+        ({"original_memory": 0.0}, {}, "Nothing could have been detected"),
+        ({}, {"forget": 4}, "Audit too small: 4 forgotten"),
+    ],
+    ids=["nothing memorised", "four patients"],
+)
+def test_an_inconclusive_audit_says_why_without_jargon(audit, settings, sizes, said):
+    small = World(sizes={"retain": 60, "validation": 20, "test": 120, **sizes})
+    evidence = audit(world=small, **settings)
+    assert evidence["verdict"]["decision"] == "inconclusive"
+    text = cover(render_report(run_document(evidence), evidence))
+    assert said in re.sub(r"\s+", " ", text)
+    assert [word for word in JARGON if word in text] == []
+
+
+def with_case(evidence, **case):
+    declared = {**evidence, "declared": combine(case, evidence)}
+    return render_report(run_document(declared, case=case), declared)
+
+
+def test_what_is_not_declared_is_said_to_be_so(evidence):
+    page = Page(with_case(evidence))
+    for name in (
+        "regime",
+        "controller",
+        "processor",
+        "dpia_id",
+        "dpo_advice",
+        "recipients",
+        "release_type",
+        "reviewer",
+    ):
+        assert "not declared" in page.keys[f"run:/case/{name}"], name
+    assert "evidence:/declared/combined/unlearned/precision" not in page.keys
+    assert page.keys["evidence:/declared/reason"][0].startswith("no prior was declared")
+
+
+def test_what_is_declared_is_shown_and_combined(evidence):
+    text = with_case(
+        evidence,
+        regime="hipaa",
+        reviewer="J. Doe",
+        expiry="2027-01-31",
+        release_type="weights",
+        prior=0.05,
+        subjects=2000,
+    )
+    page = Page(text)
+    assert page.keys["run:/case/regime"] == ["HIPAA (United States)"]
+    assert "gives no right to erasure" in text
+    assert "this audit is too weak for that release" in text
+    assert page.keys["run:/case/expiry"] == ["2027-01-31"] * 2
+    assert page.keys["evidence:/declared/prior"] == [written(0.05, "share")]
+    shown = page.keys["evidence:/declared/combined/original/precision"]
+    assert shown == [written(combine({"prior": 0.05}, evidence)["combined"]["original"]["precision"], "share")]
+    assert "compliant" not in text.lower()
+
+
+def test_the_letter_promises_no_more_than_was_found(audit, world, html):
+    assert "We found no sign of it" in html
+    assert "is no proof" in html
+    failed = audit(world.model("unlearned", seed=2, forget_memory=2.5))
+    text = render_report(run_document(failed), failed)
+    assert "The test was not passed" in text
+    assert "We found no sign" not in text
+
+
+def test_groups_that_are_left_out_are_not_named_on_the_page():
+    world = World(sizes={"forget": 40, "retain": 60, "validation": 20, "test": 200})
+    for name, info in world.parts.items():
+        n = len(info.patients)
+        site = np.where(np.arange(n) < 3, "a small clinic", np.where(np.arange(n) < 18, "north", "south"))
+        world.parts[name] = PartInfo(info.labels, info.patients, {"site": site})
+    evidence = build_evidence(*world.trio(2), world.parts, world.context, QUICK, 1)
+    run = run_document(evidence)
+    text = render_report(run, evidence)
+    assert "<h3>By site</h3>" in text
+    for page in (text, render_model_card(run, evidence), json.dumps(evidence)):
+        assert "south" in page
+        assert "a small clinic" not in page
+        assert "north" not in page
