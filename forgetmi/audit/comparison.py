@@ -54,6 +54,9 @@ def rows(first: Measurement) -> dict[str, tuple[str, str, Get]]:
     }
     found["exposed"] = ("people", "forgotten patients who stand out from every test patient", lambda m: m.exposed)
     found["marked_out"] = ("people", "forgotten patients treated worse than every test patient", lambda m: m.marked_out)
+    for name in first.by_patient.figures if first.by_patient is not None else ():
+        label = f"headline attack on patients, {figure_label(name)}"
+        found[f"patient_{name}"] = ("people", label, _from_patients(name))
     for attack, result in first.attacks.items():
         for name in result.figures:
             # forget and test loss stand in rows of their own
@@ -289,6 +292,15 @@ def figure_label(name: str) -> str:
 
 def _from_attack(attack: str, name: str) -> Get:
     return lambda m: m.attacks[attack].figures[name]
+
+
+def _from_patients(name: str) -> Get:
+    def get(measurement: Measurement) -> Figure:
+        if measurement.by_patient is None:
+            raise KeyError(name)
+        return measurement.by_patient.figures[name]
+
+    return get
 
 
 def _from_utility(part: str, name: str) -> Get:

@@ -228,6 +228,13 @@ def _model(measurement: Measurement) -> dict[str, Any]:
             "definition": measurement.comparison.definition,
             "figures": {key: figure.to_dict() for key, figure in measurement.comparison.figures.items()},
         },
+        "by_patient": None
+        if measurement.by_patient is None
+        else {
+            "definition": measurement.by_patient.definition,
+            "notes": list(measurement.by_patient.notes),
+            "figures": {key: figure.to_dict() for key, figure in measurement.by_patient.figures.items()},
+        },
         "utility": {name: utility.to_dict() for name, utility in measurement.utility.items()},
         "people": measurement.people.to_dict(),
         "people_marked": measurement.people_marked.to_dict(),

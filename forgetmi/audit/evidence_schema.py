@@ -270,6 +270,14 @@ class UtilityEvidence(Document):
     ece_bins: Count
 
 
+class ByPatientEvidence(Document):
+    """The headline attack on patients: one score a patient, the mean of their records'."""
+
+    definition: str
+    notes: list[str]
+    figures: dict[str, FigureEvidence]
+
+
 class ModelEvidence(Document):
     """All figures of one model."""
 
@@ -280,6 +288,7 @@ class ModelEvidence(Document):
     peak_memory_mb: float | None
     attacks: dict[str, dict[str, FigureEvidence]]
     published_svc: PublishedEvidence | None
+    by_patient: ByPatientEvidence | None = Field(description="none where each patient has one record")
     utility: dict[str, UtilityEvidence]
     people: FigureEvidence
     people_marked: FigureEvidence

@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from forgetmi.attacks.membership import ATTACKS
-from forgetmi.attacks.membership.patients import Rule, combine
+from forgetmi.attacks.membership.patients import Rule, combine, patient_result
 from forgetmi.attacks.membership.result import AttackResult, PartSignals
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.part_signals import SignalSource
@@ -47,6 +47,8 @@ class Measurement:
         exposed, marked_out: forgotten patients whom the headline attack scores above (turned round: below) *every* test
             patient, with an interval at the level at which it is judged. An average hides a few exposed people; this
             does not.
+        by_patient: the headline attack on patients, by the mean of their scores; ``None`` where each has one record,
+            for it would be the same again.
         epsilon: the privacy loss that the headline attack proves, a patient's score being the mean of their records'.
         loss_difference: forget CE minus test CE. Far above the retrained models' it marks the forgotten records.
         attack_intervals: attack to the interval of its AUC at the level at which it is judged.
@@ -60,6 +62,7 @@ class Measurement:
     people_marked: Figure
     exposed: Figure
     marked_out: Figure
+    by_patient: AttackResult | None
     epsilon: EpsilonBound
     loss_difference: Figure
     attack_intervals: Mapping[str, Interval]
@@ -106,6 +109,7 @@ def measure_model(
         people_marked=people_found(attacks[options.headline], options, generator(seed, "people"), turned=True),
         exposed=_standing_out(attacks[options.headline], options, turned=False),
         marked_out=_standing_out(attacks[options.headline], options, turned=True),
+        by_patient=_as_patients(attacks[options.headline], options, generator(seed, "patients")),
         epsilon=_epsilon(attacks[options.headline], options),
         loss_difference=_loss_difference(given["forget"], given["test"], generator(seed, "loss"), settings),
         attack_intervals={
@@ -196,6 +200,12 @@ def chance_of_standing_out(k: int, n_members: int, n_nonmembers: int) -> float:
     """
     steps = np.arange(k)
     return float(np.prod((n_members - steps) / (n_members + n_nonmembers - steps)))
+
+
+def _as_patients(result: AttackResult, options: AuditOptions, rng: np.random.Generator) -> AttackResult | None:
+    if result.patient is None or np.unique(result.patient).size == result.patient.size:
+        return None
+    return patient_result(result, rng, rule="mean", n_resamples=options.n_bootstrap, level=options.level)
 
 
 def _epsilon(result: AttackResult, options: AuditOptions) -> EpsilonBound:

@@ -84,6 +84,23 @@ def test_criteria_agree_with_the_comparison_and_other_attacks_are_judged_at_a_wi
     assert entropy["unlearned"]["high"] - entropy["unlearned"]["low"] > row["high"] - row["low"]
 
 
+def test_the_headline_attack_on_patients_stands_beside_the_one_on_records():
+    from forgetmi.metrics.roc import auc
+
+    world = World(sizes={"forget": 12, "retain": 60, "validation": 20, "test": 60}, records_per_patient=3)
+    models = world.trio(2)
+    found = build_evidence(*models, world.parts, world.context, QUICK, 1)
+    loss = [np.asarray(models[0].parts[part]["nll"], dtype=np.float64) for part in ("forget", "test")]
+    means = np.concatenate([part.reshape(-1, 3).mean(axis=1) for part in loss])
+    expected = auc(-means, np.repeat([True, False], [12, 60]))
+    assert found["comparison"]["patient_auc"]["original"]["value"] == pytest.approx(expected)
+    assert found["models"]["original"]["by_patient"]["figures"]["auc"]["n_samples"] == 72
+    assert found["comparison"]["patient_auc@number_of_records"]["original"]["value"] == 0.5
+    one_each = World(sizes={"forget": 12, "retain": 60, "validation": 20, "test": 60})
+    again = build_evidence(*one_each.trio(2), one_each.parts, one_each.context, QUICK, 1)
+    assert again["models"]["original"]["by_patient"] is None and "patient_auc" not in again["comparison"]
+
+
 def test_people_are_counted_by_patient():
     world = World(sizes={"forget": 12, "retain": 60, "validation": 20, "test": 60}, records_per_patient=3)
     original, unlearned, retrained = world.trio(2)
