@@ -271,7 +271,7 @@ def test_a_missing_file(tmp_path):
         read_signals(tmp_path / "nothing.csv")
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_a_broken_file_is_read_or_refused_and_nothing_else(tmp_path, data):
     text = frame(("original", "unlearned"), {"member": 2, "nonmember": 3}).to_csv(index=False, float_format="%.4f")

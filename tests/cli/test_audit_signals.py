@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import pytest
 from typer.testing import CliRunner
 
-from forgetmi.audit.exposure_report import render_exposure, render_signals_report
+from forgetmi.audit.exposure_report import render_exposure
 from forgetmi.audit.report import Values, written
 from forgetmi.cli import app
 from forgetmi.errors import AuditError
@@ -42,12 +43,12 @@ def call(*words):
 
 @pytest.fixture(scope="module")
 def audits(tmp_path_factory):
-    """Folders of three audits: people exposed, none found, and a whole file with its verdict."""
+    """Folders of three audits: people exposed, none found, and a whole file, nothing of which was forgotten."""
     folder = tmp_path_factory.mktemp("audits")
     tables = {
         "exposed": frame(("original", "unlearned"), PARTS, leak={"original": 2.5, "unlearned": 2.0}),
         "none": as_kind(frame(("target",), {"member": 60, "nonmember": 80}), "loss"),
-        "whole": frame(WHOLE, PARTS, leak={"original": 2.5}, noise=0.5, records=2),
+        "whole": frame(WHOLE, PARTS, leak={"original": 2.5, "unlearned": 2.5}, records=2),
     }
     codes = {}
     for name, table in tables.items():
@@ -79,16 +80,9 @@ def test_the_example_runs_at_once(tmp_path):
     assert document["source"]["rows"] == 200
 
 
-def test_it_ends_with_3_where_people_are_found(audits):
+def test_it_ends_with_3_where_people_are_found_or_the_verdict_is_fail(audits):
     _, codes = audits
-    assert codes == {"exposed": 3, "none": 0, "whole": 0}
-
-
-def test_a_verdict_of_fail_ends_with_3(tmp_path):
-    frame(WHOLE, PARTS, leak={"original": 2.5, "unlearned": 2.5}).to_csv(tmp_path / "kept.csv", index=False)
-    done = call("--signals", tmp_path / "kept.csv", "--out", tmp_path / "kept", *QUICK)
-    assert done.exit_code == 3
-    assert "FAIL" in done.output
+    assert codes == {"exposed": 3, "none": 0, "whole": 3}
 
 
 @pytest.mark.parametrize(
@@ -137,8 +131,8 @@ def test_the_page_says_what_must_be_said(audits):
         assert text.index("EXPOSURE FOUND" if text is exposed else "NONE FOUND") < text.index("What was given")
     assert "can still be told" in exposed
     assert "at least two retrained models" in none
-    decision = documents(folder / "whole")["evidence"]["verdict"]["decision"]
-    assert decision.upper() in whole
+    assert documents(folder / "whole")["evidence"]["verdict"]["decision"] == "fail"
+    assert "FAIL" in whole
     assert "they were not trained here" in whole
     assert "differentially private" not in whole  # nobody knows
     assert "patients_restricted" not in whole  # no ids are known: no file can say who they are
@@ -148,20 +142,24 @@ def test_rendering_again_gives_the_same_page_and_the_other_page_is_refused(audit
     folder, _ = audits
     found = documents(folder / "none")["exposure"]
     assert render_exposure(found) == (folder / "none" / "report.html").read_text()
-    whole = documents(folder / "whole")
-    again = render_signals_report(whole["exposure"], whole["evidence"])
-    assert again == (folder / "whole" / "report.html").read_text()
     with pytest.raises(AuditError, match="no decision"):
-        render_exposure(whole["exposure"])
+        render_exposure(documents(folder / "whole")["exposure"])
 
 
-def test_another_audit_into_the_same_folder_leaves_nothing_of_the_first(tmp_path):
-    out = tmp_path / "out"
-    frame(WHOLE, {**PARTS, "nonmember": 40}).to_csv(tmp_path / "whole.csv", index=False)
-    as_kind(frame(("target",)), "loss").to_csv(tmp_path / "part.csv", index=False)
-    call("--signals", tmp_path / "whole.csv", "--out", out, *QUICK)
-    call("--signals", tmp_path / "part.csv", "--out", out, *QUICK)
+def test_another_audit_into_the_same_folder_leaves_nothing_of_the_first(audits, tmp_path):
+    folder, _ = audits
+    out = shutil.copytree(folder / "whole", tmp_path / "out")
+    call("--signals", folder / "none.csv", "--out", out, *QUICK)
     assert {path.name for path in out.iterdir()} == {"exposure.json", "report.html"}
+
+
+def test_nobodys_id_is_in_anything_that_is_written(audits):
+    folder, _ = audits
+    written_files = [path for path in folder.glob("*/*") if path.is_file()]
+    assert len(written_files) == 8
+    for path in written_files:
+        assert b"SECRET" not in path.read_bytes()
+        assert path.stat().st_mode & 0o077 == 0
 
 
 def test_a_bad_file_is_1_and_writes_nothing(tmp_path):
