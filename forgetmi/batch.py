@@ -27,6 +27,7 @@ class Batch:
         labels: [B] class indices, [B, L] with NaN where unknown (multilabel), or ``None``.
         indices: [B] positions in the dataset: the key of cached reference outputs. On the CPU.
         studies: [B] a number for each study, equal for records of one study. On the CPU.
+        variants: what tells a changed record (another answer) from the one at its position; ``None`` where none is.
     """
 
     inputs: Mapping[str, Inputs]
@@ -34,6 +35,7 @@ class Batch:
     labels: Tensor | None
     indices: Tensor
     studies: Tensor | None = None
+    variants: tuple[str, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -57,6 +59,7 @@ class Batch:
             labels=None if self.labels is None else self.labels[there],
             indices=self.indices[chosen],
             studies=None if self.studies is None else self.studies[chosen],
+            variants=None if self.variants is None else tuple(self.variants[i] for i in chosen.tolist()),
         )
 
     def to(self, device: torch.device) -> Batch:
@@ -154,7 +157,7 @@ class Loader:
                 )
             values = [self.record(index).value(name) for index in indices]
             columns[name] = [modality.answered(value, a) for value, a in zip(values, answers, strict=True)]
-        return self._assemble(indices, columns)
+        return replace(self._assemble(indices, columns), variants=tuple(answers))
 
     def labels(self, indices: Sequence[int]) -> Tensor | None:
         """What ``batch(indices).labels`` would be, without reading any input."""

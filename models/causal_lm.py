@@ -258,7 +258,9 @@ def build_causal_lm(config: Mapping[str, Any] | CausalLMConfig, seed: int) -> Ca
         lm = _from_config(settings) if settings.path is None and settings.checkpoint is None else _read(settings)
         if settings.tuning != "full":
             add_lora(lm, settings.lora)
-    return CausalLM(lm, settings)
+    model = CausalLM(lm, settings)
+    _ = model.splits  # tried now: inside torch.func it could not be
+    return model
 
 
 def _from_config(settings: CausalLMConfig) -> Any:

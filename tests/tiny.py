@@ -20,7 +20,9 @@ from forgetmi.methods.base import UnlearningJob
 from forgetmi.modalities.image import ImageModality
 from forgetmi.modalities.text import TextModality
 from forgetmi.modalities.tokens import TokenModality
+from forgetmi.models.causal_lm import CausalLM, build_causal_lm
 from forgetmi.models.classifier import build_model
+from forgetmi.models.lora import LoraOptions
 from forgetmi.partition import Partition
 from forgetmi.records import Record, RecordDataset
 from forgetmi.requests import ForgetRequest, resolve
@@ -120,6 +122,7 @@ class TinyCase:
     build: Any
     model: nn.Module
     partition: Partition
+    lora: LoraOptions | None = None
     recipe: FitOptions = field(default_factory=lambda: FitOptions(epochs=2, batch_size=8, lr=1e-2))
 
     def job(
@@ -136,6 +139,7 @@ class TinyCase:
             reference=Reference(self.model, self.task, trainer.device),
             fresh_model=self.build,
             recipe=self.recipe,
+            lora=self.lora,
         )
 
 
@@ -149,13 +153,33 @@ def classifier_case(**overrides: Any) -> TinyCase:
     )  # fmt: skip
 
 
+class AnsweringTokens(TokenModality):
+    """Sequences whose answers may be replaced: six letters make six tokens."""
+
+    def answered(self, value: Any, answer: str) -> Any:
+        start = value["answer"]
+        return self.prepare({"ids": [*value["ids"][:start], *(1 + ord(c) % 31 for c in answer[:6])], "answer": start})
+
+
 def language_case() -> TinyCase:
     dataset = tiny_sequences()
-    loader = Loader(dataset, {"tokens": TokenModality(pad_id=0)})
+    loader = Loader(dataset, {"tokens": AnsweringTokens(pad_id=0)})
     return TinyCase(
         "causal_lm", dataset, loader, CausalLMTask(), tiny_gpt2, tiny_gpt2().eval(),
         resolve(dataset, ForgetRequest.of("patient", ["p00", "p03", "p07"])),
     )  # fmt: skip
+
+
+def tiny_causal_lm(seed: int = 0, **settings: Any) -> CausalLM:
+    config = {"model_type": "gpt2", "vocab_size": VOCABULARY, "n_positions": 16, "n_embd": 16, "n_layer": 2,
+              "n_head": 2, "bos_token_id": 0, "eos_token_id": 0}  # fmt: skip
+    return build_causal_lm({"config": config, **settings}, seed)
+
+
+def adapter_case() -> TinyCase:
+    """The same language model; what it unlearns is in an adapter on it."""
+    case = language_case()
+    return replace(case, model=tiny_causal_lm().eval(), build=tiny_causal_lm, lora=LoraOptions(r=2))
 
 
 def state_of(model: nn.Module) -> dict[str, torch.Tensor]:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from forgetmi.batch import Loader
 from forgetmi.errors import MethodError
+from forgetmi.models.causal_lm import CausalLM
+from forgetmi.models.lora import LoraOptions
 from forgetmi.models.output import ModelOutput
 from forgetmi.partition import Partition
 from forgetmi.tasks.base import Task
@@ -30,6 +32,7 @@ class Needs:
         forget: forget records (a method that only trains on the retain set must not touch them).
         embeddings: unimodal embeddings from the task's output.
         fresh_model: a function that builds an untrained model of the same kind, and the original's recipe (retraining).
+        all_weights: it changes any of the original's weights itself, not only those that a fit trains.
         tasks: names of the tasks that it can serve; empty means all.
     """
 
@@ -37,6 +40,7 @@ class Needs:
     forget: bool = True
     embeddings: bool = False
     fresh_model: bool = False
+    all_weights: bool = False
     tasks: tuple[str, ...] = ()
 
 
@@ -62,6 +66,9 @@ class UnlearningJob:
         reference: the frozen original as a source of targets.
         fresh_model: for retraining.
         recipe: the options that the original was trained with.
+        lora: unlearn in a low-rank adapter on the original, a language model, whose weights stay as they are.
+        start: on the trainer's device; what a method starts from in the original's stead (with noise in its weights,
+            say), while the reference stays the original.
     """
 
     model: nn.Module
@@ -73,10 +80,23 @@ class UnlearningJob:
     reference: Reference
     fresh_model: FreshModel | None = None
     recipe: FitOptions | None = None
+    lora: LoraOptions | None = None
+    start: nn.Module | None = None
 
     def copy_of_original(self) -> nn.Module:
-        """A trainable copy on the trainer's device: what a method works on and returns."""
-        model = copy.deepcopy(self.model).to(self.trainer.device)
+        """A trainable copy on the trainer's device: what a method works on and returns.
+
+        Of a language model with an adapter, or that is given one (``lora``), only the adapter is a copy: all frozen
+        weights share the reference's memory, which is what the model says with its adapter off.
+        """
+        frozen = self.reference.model if self.start is None else self.start
+        if isinstance(frozen, CausalLM) and self.lora is not None:
+            self.trainer.log.event("copy", kind="a new adapter; all other weights are the original's own")
+            return frozen.adapted(self.lora, derive_seed(self.seed, "lora"))
+        if isinstance(frozen, CausalLM) and frozen.has_adapter:
+            self.trainer.log.event("copy", kind="the adapter; all other weights are the original's own")
+            return frozen.sharing_copy()
+        model = copy.deepcopy(self.model if self.start is None else self.start).to(self.trainer.device)
         if not any(parameter.requires_grad for parameter in model.parameters()):
             model.requires_grad_(True)
         return model
@@ -186,6 +206,36 @@ def check_job(method: UnlearningMethod, job: UnlearningJob) -> None:
             f"{method.name} trains from scratch and was not told how the original was built and trained",
             fix="give the job fresh_model and recipe",
         )
+    _check_weights(method, job)
     job.partition.check()
     if isinstance(method, ChecksItsJob):
         method.check(job)
+
+
+def _check_weights(method: UnlearningMethod, job: UnlearningJob) -> None:
+    """Refuse weights that the method cannot change."""
+    if job.lora is not None and not isinstance(job.model, CausalLM):
+        raise MethodError(
+            "an adapter (unlearning.lora) was asked for, and the model is no language model of kind causal_lm",
+            fix="leave unlearning.lora out",
+        )
+    if job.lora is not None and job.model.has_adapter:
+        raise MethodError(
+            "an adapter (unlearning.lora) was asked for, and the original has one already",
+            fix="leave unlearning.lora out: the original's own adapter is trained; or merge it first",
+        )
+    adapter = job.lora is not None or (isinstance(job.model, CausalLM) and job.model.has_adapter)
+    afresh = method.needs.fresh_model and not method.needs.forget
+    if (method.needs.all_weights and adapter) or (afresh and job.lora is not None):
+        what = "trains weights from the start" if afresh else "changes the weights themselves"
+        raise MethodError(
+            f"{method.name} {what}, and beside an adapter they are frozen (task {job.task.name!r})",
+            fix="merge the original's adapter and leave unlearning.lora out, or choose a method that trains",
+        )
+    quantised = [name for name, parameter in job.model.named_parameters() if not parameter.is_floating_point()]
+    if quantised and (method.needs.all_weights or not adapter):
+        raise MethodError(
+            f"{len(quantised)} of the model's weights are quantised, and {method.name} would have to change them",
+            expected="weights in float32 or bfloat16, or an adapter over quantised ones",
+            fix="load the model unquantised, or set unlearning.lora",
+        )

@@ -55,7 +55,7 @@ class CHIP:
 
     name: ClassVar[str] = "chip"
     paper: ClassVar[str] = "our reading of CHIP (Wu et al. 2025, arXiv 2512.09867)"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(all_weights=True)
 
     def __post_init__(self) -> None:
         checks = {

@@ -47,7 +47,7 @@ class FisherForgetting:
 
     name: ClassVar[str] = "fisher_forgetting"
     paper: ClassVar[str] = "Fisher forgetting (Golatkar et al. 2020, arXiv 1911.04933)"
-    needs: ClassVar[Needs] = Needs(forget=False)
+    needs: ClassVar[Needs] = Needs(forget=False, all_weights=True)
 
     def __post_init__(self) -> None:
         checks = {

@@ -75,7 +75,7 @@ class FNN:
 
     name: ClassVar[str] = "fnn"
     paper: ClassVar[str] = "Forgetting Neural Networks (Hatua et al. 2024, arXiv 2410.22374; ICAART 2026)"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(all_weights=True)
 
     def __post_init__(self) -> None:
         ranked = self.kind in ("rank", "contrastive")

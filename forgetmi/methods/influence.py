@@ -47,7 +47,7 @@ class Influence:
 
     name: ClassVar[str] = "influence"
     paper: ClassVar[str] = "influence unlearning, WoodFisher (Jia et al. 2023, arXiv 2304.04934)"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(all_weights=True)
 
     def __post_init__(self) -> None:
         checks = {

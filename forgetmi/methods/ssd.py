@@ -45,7 +45,7 @@ class SSD:
 
     name: ClassVar[str] = "ssd"
     paper: ClassVar[str] = "SSD (Foster et al. 2024, arXiv 2308.07707)"
-    needs: ClassVar[Needs] = Needs()
+    needs: ClassVar[Needs] = Needs(all_weights=True)
 
     def __post_init__(self) -> None:
         checks = {

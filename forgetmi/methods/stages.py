@@ -34,5 +34,6 @@ def stage_job(
         partition=replace(job.partition, forget=tuple(part), excluded=(*job.partition.excluded, *others)),
         trainer=job.trainer.constrained(prefix=f"{name}-{stage}-"),
         seed=job.seed if stage == 0 else derive_seed(job.seed, name, stage),
+        lora=job.lora if model is None else None,  # later stages train the adapter that is there
         reference=job.reference if model is None else Reference(model, job.task, job.trainer.device),
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from forgetmi.batch import Batch
 from forgetmi.models.output import ModelOutput
+from forgetmi.tasks.tokens import TokenFunction
 
 
 class Task(Protocol):
@@ -33,6 +34,27 @@ class Task(Protocol):
 
     def nll_of(self, output: ModelOutput, batch: Batch) -> Tensor:
         """The same, from an output that is there already: [B]."""
+        ...
+
+    def token_nll(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """([B, T], [B, T]): the same for each token of the target, 0 outside; and :meth:`token_mask`.
+
+        A classifier's record is a sequence of one token, or of one for each independent label.
+        """
+        ...
+
+    def token_mask(self, batch: Batch) -> Tensor:
+        """[B, T]: which places of a sequence are tokens of its target. A language model's T is one less than that of
+        its input: the first token is predicted by nothing.
+        """
+        ...
+
+    def over_tokens(self, function: TokenFunction, batch: Batch, *outputs: ModelOutput) -> tuple[Tensor, Tensor]:
+        """([B, T], [B, T]): a function of the logits [N, V] of each output, and the true tokens [N]; and the mask.
+
+        Raises:
+            MethodError: the targets are not drawn from one vocabulary.
+        """
         ...
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
@@ -84,6 +84,21 @@ class CausalLMTask:
     def answer_mask(self, batch: Batch) -> Tensor:
         """[B, T]: true where a token is part of the answer, at the token's own place."""
         return self._tokens(batch)["labels"] != IGNORED
+
+    def retargeted(self, batch: Batch, tokens: Tensor) -> Batch:
+        """The batch with other targets at its answers' places; what the model reads stays as it is.
+
+        Args:
+            tokens: [N], one for each answer token after a record's first token, record after record.
+        """
+        given = self._tokens(batch)
+        labels = given["labels"].clone()
+        labels[:, 1:] = labels[:, 1:].masked_scatter(labels[:, 1:] != IGNORED, tokens.to(labels))
+        return replace(batch, inputs={**batch.inputs, self.modality: {**given, "labels": labels}})
+
+    def token_mask(self, batch: Batch) -> Tensor:
+        """[B, T-1]: true where a token of the answer is predicted."""
+        return self.answer_mask(batch)[:, 1:]
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The mean over the batch's answer tokens."""

@@ -16,6 +16,7 @@ from forgetmi.errors import ConfigError, DataError, MethodError, ModelError
 from forgetmi.models.output import ModelOutput
 from forgetmi.tasks.divergence import bernoulli_kl, categorical_kl, excluded
 from forgetmi.tasks.ranking import ranking_loss
+from forgetmi.tasks.tokens import TokenFunction
 
 
 @dataclass(frozen=True)
@@ -62,17 +63,32 @@ class ClassificationTask:
         return self._nll(output.logits, batch)
 
     def _nll(self, logits: Tensor, batch: Batch) -> Tensor:
+        labels = self._checked_labels(batch)
+        if self.kind == "multilabel":
+            return _label_nll(logits, labels).sum(dim=1)
+        # No label is ignored: torch's default, -100, would pass as a record with loss 0.
+        return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-(2**31))
+
+    def token_nll(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+        """([B, T], [B, T]): a record is a sequence of one token, its label; or of one for each independent label."""
+        logits = self.output(model, batch).logits
+        if self.kind == "multilabel":
+            return _label_nll(logits, self._checked_labels(batch)), self.token_mask(batch)
+        return self._nll(logits, batch)[:, None], self.token_mask(batch)
+
+    def token_mask(self, batch: Batch) -> Tensor:
+        """[B, T]: true, but for labels that are not known."""
         labels = self._labels(batch)
-        # On a GPU looking would make it wait, and inside torch.func there is nothing to look at; there, what comes in
-        # is checked before.
-        if labels.device.type == "cpu" and not is_functorch_wrapped_tensor(labels):
-            self.check_labels(batch)
-        if self.kind != "multilabel":
-            # No label is ignored: torch's default, -100, would pass as a record with loss 0.
-            return F.cross_entropy(logits.float(), labels, reduction="none", ignore_index=-(2**31))
-        known = ~labels.isnan()
-        losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
-        return (losses * known).sum(dim=1)
+        return ~labels.isnan() if self.kind == "multilabel" else torch.ones_like(labels, dtype=torch.bool)[:, None]
+
+    def over_tokens(self, function: TokenFunction, batch: Batch, *outputs: ModelOutput) -> tuple[Tensor, Tensor]:
+        """([B, 1], [B, 1]): of each record's logits and label. Refused for independent labels: no vocabulary."""
+        if self.kind == "multilabel":
+            raise MethodError(
+                f"the task {self.name!r} with independent labels was asked for one distribution over all of them",
+                fix="choose a method that works on likelihoods: forgetmi ls methods",
+            )
+        return function(*(output.logits for output in outputs), self._labels(batch))[:, None], self.token_mask(batch)
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """The scalar that the model is trained with, a mean over the batch."""
@@ -178,6 +194,14 @@ class ClassificationTask:
             flips[same] = torch.rand((len(same), labels.shape[1]), generator=generator) < 0.5
         return torch.where(flips & known, 1.0 - labels, labels)
 
+    def _checked_labels(self, batch: Batch) -> Tensor:
+        labels = self._labels(batch)
+        # On a GPU looking would make it wait, and inside torch.func there is nothing to look at; there, what comes in
+        # is checked before.
+        if labels.device.type == "cpu" and not is_functorch_wrapped_tensor(labels):
+            self.check_labels(batch)
+        return labels
+
     def _labels(self, batch: Batch) -> Tensor:
         """The labels, of the right kind and shape: others would broadcast or be read as class probabilities."""
         labels = batch.labels
@@ -192,6 +216,12 @@ class ClassificationTask:
                 expected=f"[B] integers 0..{self.n_classes - 1}",
             )
         return labels
+
+
+def _label_nll(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B, L]: binary cross-entropy; 0 where a label is not known."""
+    losses = F.binary_cross_entropy_with_logits(logits.float(), labels.nan_to_num(), reduction="none")
+    return losses * ~labels.isnan()
 
 
 def _masked_mean(losses: Tensor, present: Tensor | None) -> Tensor:

@@ -65,6 +65,15 @@ def token_values(
     return found.new_zeros(mask.shape).masked_scatter(mask, found), mask
 
 
+def _dense(
+    function: TokenFunction, outputs: Sequence[ModelOutput], labels: Tensor, mask: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The same from all positions: inside torch.func shapes must not depend on which of them count."""
+    logits = [output.logits[:, :-1].flatten(0, 1) for output in outputs]
+    found = function(*logits, labels[:, 1:].clamp(min=0).flatten()).view(mask.shape)
+    return torch.where(mask, found, 0.0), mask
+
+
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
     """-log p(token) [N], at least in float32."""
     return F.cross_entropy(wide(logits), labels, reduction="none", ignore_index=IGNORED)

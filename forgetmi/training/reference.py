@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
-from forgetmi.models.output import ModelOutput
+from forgetmi.errors import ModelError
+from forgetmi.models.output import ModelOutput, SequenceOutput
+from forgetmi.models.weights import weights_sha256
 from forgetmi.tasks.base import Task
-from forgetmi.training.modes import same_device, scoring
+from forgetmi.training.modes import preserved_mode, same_device, scoring
 from forgetmi.training.runlog import RunLog
 
-Key = tuple[int, tuple[bool, ...]]
-"""A record's position, and which modalities it has."""
+Key = tuple[int, tuple[bool, ...], str | None]
+"""A record's position, which modalities it has, and how it was changed."""
 
 
 class Reference:
     """Outputs of the frozen original: eval mode, no gradients, weights and buffers untouched.
 
     Records whose input is deterministic go through the model once: :meth:`cached` keeps their outputs by position in
-    the dataset. Inputs that change (noise, augmentation) go through :meth:`output` each time.
+    the dataset, :meth:`nll` and :meth:`token_nll` their likelihoods, on the host. Inputs that change (noise,
+    augmentation) go through :meth:`output` each time.
 
     Args:
-        model: the original. It is used as it is where it already stands on ``device``; else a copy is moved there.
+        model: the original. It is used as it is where it already stands on ``device``; else a copy is moved there. A
+            model with an adapter that is trained (LoRA) shares its frozen weights with the original, or *is* the
+            original with the adapter off (:meth:`~forgetmi.models.causal_lm.CausalLM.without_adapter`): nothing is
+            held twice.
         task: how the model is asked.
         device: where batches are.
         log: is told which way was taken.
@@ -39,6 +45,8 @@ class Reference:
         self._rows: dict[str, Tensor] = {}
         self._slot: dict[Key, int] = {}
         self._nll: dict[Key, float] = {}
+        self._tokens: dict[Key, Tensor] = {}
+        self._digest: str | None = None
         if log is not None:
             log.event("reference", kind="the original itself" if here else "a frozen copy on the device")
 
@@ -46,6 +54,8 @@ class Reference:
         """The original's output for a batch, computed now."""
         with scoring(self.model):
             output = self.task.output(self.model, batch)
+        if isinstance(output, SequenceOutput):
+            return SequenceOutput(output.hidden.clone(), self._frozen(output.read))
         # Tensors made in inference mode cannot enter autograd, not even as constants of a product.
         return _map(output, lambda tensor: tensor.clone())
 
@@ -60,7 +70,7 @@ class Reference:
         keys = _keys(batch)
         if missing := _first_places(keys, self._slot):
             output = self.output(batch if len(missing) == len(keys) else batch.rows(missing))
-            if output.logits.ndim > 2:
+            if output.is_sequence:
                 return output if len(missing) == len(keys) else self.output(batch)
             self._store([keys[k] for k in missing], _flatten(output))
             if len(missing) == len(keys):
@@ -78,6 +88,38 @@ class Reference:
             self._nll.update(zip((keys[k] for k in missing), values, strict=True))
         return torch.tensor([self._nll[key] for key in keys], device=batch.device)
 
+    def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """([B, T-1] values, [B, T-1] mask): the original's -log p of each answer token, each record computed once.
+
+        Only what was asked for is kept: 4 bytes an answer token, in the host's memory, whatever the vocabulary.
+        A classifier's label is a token.
+        """
+        keys = _keys(batch)
+        if missing := _first_places(keys, self._tokens):
+            part = batch.rows(missing)
+            with scoring(self.model):
+                values, there = self.task.token_nll(self.model, part)
+            rows = values[there].cpu().clone().split(there.sum(dim=1).tolist())
+            self._tokens.update(zip((keys[k] for k in missing), rows, strict=True))
+        mask = self.task.token_mask(batch)
+        found = torch.cat([self._tokens[key] for key in keys]).to(batch.device)
+        return found.new_zeros(mask.shape).masked_scatter(mask, found), mask
+
+    def keep_tokens(self, batches: Iterable[Batch]) -> None:
+        """Compute :meth:`token_nll` of these records beforehand, say before the original's memory is given up."""
+        for batch in batches:
+            self.token_nll(batch.to(self.device))
+
+    def _frozen(self, read: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+        """The original's head, without gradients: its rows are asked for later, inside somebody's graph."""
+
+        def reader(hidden: Tensor) -> Tensor:
+            with preserved_mode(self.model), torch.no_grad():
+                self.model.eval()
+                return read(hidden)
+
+        return reader
+
     def fresh(self) -> Reference:
         """The same frozen original with nothing kept yet.
 
@@ -92,13 +134,31 @@ class Reference:
             "rows": {name: rows[: len(self._slot)].clone() for name, rows in self._rows.items()},
             "keys": list(self._slot),
             "nll": list(self._nll.items()),
+            "tokens": dict(self._tokens),
+            "model": self._model_digest(),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Keep what :meth:`state_dict` gave, and nothing else."""
+        """Keep what :meth:`state_dict` gave, and nothing else.
+
+        Raises:
+            ModelError: it is of another model.
+        """
+        if state["model"] != self._model_digest():
+            raise ModelError(
+                "the kept outputs are those of another original: its weights differ",
+                fix="start again without --resume; an original that changes meanwhile is no reference",
+            )
         self._rows = dict(state["rows"])
         self._slot = {key: slot for slot, key in enumerate(state["keys"])}
         self._nll = dict(state["nll"])
+        self._tokens = dict(state["tokens"])
+
+    def _model_digest(self) -> str:
+        """SHA-256 of the original's weights, computed once: it is frozen."""
+        if self._digest is None:
+            self._digest = weights_sha256(self.model)
+        return self._digest
 
     @property
     def n_cached(self) -> int:
@@ -120,10 +180,11 @@ class Reference:
 
 
 def _keys(batch: Batch) -> list[Key]:
+    indices, variants = batch.indices.tolist(), batch.variants or (None,) * len(batch)
     if not batch.present:
-        return [(index, ()) for index in batch.indices.tolist()]
+        return [(index, (), variant) for index, variant in zip(indices, variants, strict=True)]
     masks = torch.stack(list(batch.present.values()), dim=1).tolist()
-    return [(index, tuple(mask)) for index, mask in zip(batch.indices.tolist(), masks, strict=True)]
+    return [(index, tuple(mask), v) for index, mask, v in zip(indices, masks, variants, strict=True)]
 
 
 def _first_places(keys: Sequence[Key], known: Container[Key]) -> list[int]:

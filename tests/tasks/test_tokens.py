@@ -133,3 +133,17 @@ def test_logits_are_made_only_when_asked_for(given):
     assert output.is_sequence and not read
     assert output.logits.shape == (B, T, V) and output.logits is output.logits
     assert read == [hidden.shape]
+
+
+def test_inside_torch_func_it_is_the_same(given):
+    """Gradients of single records: there no shape may depend on which tokens count."""
+    hidden, head, labels = given
+
+    def nll(states, labels):
+        return token_values(token_nll, [SequenceOutput(states[None], head)], labels[None])[0].sum()
+
+    found = torch.vmap(torch.func.grad(nll))(hidden, labels)
+    for row in range(B):
+        states = hidden[row].clone().requires_grad_()
+        (expected,) = torch.autograd.grad(nll(states, labels[row]), states)
+        torch.testing.assert_close(found[row], expected)
