@@ -14,7 +14,7 @@ from forgetmi.audit.report import Values, written
 from forgetmi.cli import app
 from forgetmi.errors import AuditError
 from tests.audit.signal_files import as_kind, frame
-from tests.audit.test_report import Page
+from tests.audit.test_report import EXPLAINED, Page
 
 QUICK = ("n_bootstrap=200", "n_permutations=999")
 WHOLE = ("original", "unlearned", "retrained-1", "retrained-2")
@@ -116,6 +116,8 @@ def test_every_key_on_the_page_leads_into_a_document_and_shows_its_value(audits,
             assert all(text in forms for text in texts), (key, texts)
         elif isinstance(value, int) and not isinstance(value, bool):
             assert all(text in (written(value, "count"), str(value)) for text in texts), (key, texts)
+    rest = re.sub(EXPLAINED, "", page.free)
+    assert [line.strip() for line in rest.splitlines() if re.search(r"\d", line)] == []
     assert all(link.startswith("#") for link in page.links)
     assert not re.search(r"https?://|@import|<script|<iframe|url\((?!#)", text)
     assert "compliant" not in text.lower()

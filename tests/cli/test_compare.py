@@ -23,7 +23,7 @@ from forgetmi.files import write_json
 from forgetmi.metrics.roc import auc
 from tests.audit.conftest import QUICK
 from tests.audit.synthetic import World, run_document
-from tests.audit.test_report import Page
+from tests.audit.test_report import EXPLAINED, Page
 
 
 def constant(name, logits, labels, rng):
@@ -164,6 +164,7 @@ def test_every_number_on_the_page_stands_in_the_document(runs):
     for key in page.keys:
         values.at(key)
     assert not page.links
+    assert not [line for line in re.sub(EXPLAINED, "", page.free).splitlines() if re.search(r"\d", line)]
     assert validate_document(json.loads(json.dumps(document, allow_nan=False)), "compare") == document
     text = render_comparison(document)
     assert text.index("good") < text.index("kept") < text.index("ruin")
