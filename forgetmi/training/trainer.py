@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -208,6 +208,7 @@ class Trainer:
         update: Hook | None = None,
         after_step: Hook | None = None,
         on_epoch: Callable[[int], None] | None = None,
+        on_step: Callable[[Mapping[str, float]], None] | None = None,
     ) -> FitResult:
         """Minimise the objective over the plan; the model is changed in place and left in the mode it came in.
 
@@ -231,6 +232,7 @@ class Trainer:
                 be homogeneous (a mask, a projection).
             after_step: called after each optimiser step, e.g. to put back weights that decay moved.
             on_epoch: told the epoch before its first step, and again when a fit is resumed within it.
+            on_step: told the loss and its parts after each step, of all its pieces and processes.
 
         Raises:
             ConfigError: the options choose or stop by validation and ``validate`` is not given, or nothing in the
@@ -244,7 +246,7 @@ class Trainer:
         fit = _Fit(self, model, plan, objective, options, seed, name, validate, identity, memory)
         fit.update = (*([update] if update is not None else []), *self._update)
         fit.after_step = (*([after_step] if after_step is not None else []), *self._after_step)
-        fit.on_epoch, fit.until = on_epoch, until
+        fit.on_epoch, fit.on_step, fit.until = on_epoch, on_step, until
         fit.watch, fit.kept = self._watch, self._kept
         return fit.run()
 
@@ -275,6 +277,7 @@ class _Fit:
         self.watch: tuple[Watch, ...] = ()
         self.kept: tuple[Remembered, ...] = ()
         self.on_epoch: Callable[[int], None] | None = None
+        self.on_step: Callable[[Mapping[str, float]], None] | None = None
         self.until: Until | None = None
         self.done = False
         self.checkpoint: CheckpointFile | None = None
@@ -331,6 +334,8 @@ class _Fit:
         sizes = [len(next(iter(step.values()))) for step in steps]
         for number, pieces in self._pieces(steps, first, epoch):
             parts = self._step(epoch, number, steps[number], pieces)
+            if self.on_step is not None:
+                self.on_step(parts)
             for part, value in parts.items():
                 done, count = self.epoch_sums.get(part, (0.0, 0))
                 self.epoch_sums[part] = [done + value * sizes[number], count + sizes[number]]
