@@ -1,0 +1,129 @@
+"""What most methods for language models have in common: a forget term, a retain term, and their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from torch import Tensor, nn
+
+from forgetmi.batch import Batch
+from forgetmi.errors import ConfigError, unmet
+from forgetmi.methods.base import UnlearningJob, without_validation
+from forgetmi.parts.objectives.ascent import forget_retain_loss
+from forgetmi.parts.selection.paired import PairedPlan
+from forgetmi.training.options import FitOptions
+from forgetmi.training.plans import Plan
+from forgetmi.training.reference import Reference
+from forgetmi.training.trainer import Loss
+
+Term = Callable[[nn.Module, dict[str, Batch]], Tensor]
+"""A scalar of the model and a step's batches."""
+
+
+@dataclass(frozen=True)
+class ForgetRetain:
+    """Options of a method that minimises  gamma L_forget(D_f) + alpha L_retain(D_r).
+
+    A step sees a batch of D_f and, where there is a retain term, as many records of D_r, drawn afresh each epoch; an
+    epoch visits D_f once. All such methods see the same batches.
+
+    Attributes:
+        retain: ``nll``: the task's own training loss (a language model's mean over answer tokens). ``kl``: the mean
+            over records of KL( p_0 || p_theta ), of a language model the mean over the record's answer tokens (TOFU,
+            Maini et al. 2024, arXiv 2401.06121; published code takes prompt and padding in). ``none``: D_r is not used.
+        gamma, alpha: weights, >= 0, not both 0. A term that weighs nothing is not computed.
+        fit: epochs, learning rate and the rest. BatchNorm statistics are frozen (our reading); ``mode: eval`` turns
+            dropout off too, so that the original is at distance 0 from itself.
+    """
+
+    retain: Literal["none", "nll", "kl"] = "nll"
+    gamma: float = 1.0
+    alpha: float = 1.0
+    fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=5, lr=1e-5, mode="frozen_batchnorm"))
+
+    name: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        if problems := self.problems():
+            raise ConfigError(problems)
+
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
+        checks = {
+            "gamma must be >= 0": self.gamma >= 0,
+            "alpha must be >= 0": self.alpha >= 0,
+            "gamma and the retain term's alpha cannot both be 0": self.gamma > 0 or self.retains,
+        }
+        return unmet(checks) + without_validation(self.fit)
+
+    @property
+    def retains(self) -> bool:
+        """Whether there is a retain term."""
+        return self.retain != "none" and self.alpha > 0
+
+
+def forget_plan(job: UnlearningJob, method: ForgetRetain) -> Plan:
+    """D_f in batches ``"forget"`` and, where there is a retain term, as many records of D_r beside them."""
+    if not method.retains:
+        return job.visits("forget", method.fit.batch_size)
+    return paired_plan(job, method.fit)
+
+
+def paired_plan(job: UnlearningJob, fit: FitOptions) -> PairedPlan:
+    """Batches ``"forget"`` and ``"retain"`` of the same size, one order for all methods."""
+    return PairedPlan(
+        job.fit_loader(),
+        job.partition.forget,
+        job.partition.retain,
+        batch_size=fit.batch_size,
+        seed=job.order_seed("pairs"),
+    )
+
+
+def minimise(
+    method: ForgetRetain, job: UnlearningJob, forget: Term, teacher: Reference | None = None, plan: Plan | None = None
+) -> nn.Module:
+    """Minimise the sum of :class:`ForgetRetain` from theta_0.
+
+    Args:
+        method: its options.
+        job: what to unlearn.
+        forget: L_forget.
+        teacher: the frozen original, if L_forget asks it.
+        plan: which batches a step has; :func:`forget_plan` by default.
+
+    Returns:
+        The unlearned model.
+    """
+    if teacher is None and method.retains and method.retain == "kl":
+        teacher = job.reference.fresh()
+
+    def retained(model: nn.Module, batch: Batch) -> Tensor:
+        if method.retain == "nll" or teacher is None:
+            return job.task.loss(model, batch)
+        return job.task.divergence(job.task.output(model, batch), teacher.cached(batch), batch).mean()
+
+    def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
+        parts = {}
+        if method.gamma:
+            parts["forget"] = forget(model, batches)
+        if method.retains:
+            parts["retain"] = retained(model, batches["retain"])
+        nothing = next(iter(parts.values())).new_zeros(())
+        found = (parts.get("forget", nothing), parts.get("retain", nothing))
+        return Loss(forget_retain_loss(*found, gamma=method.gamma, alpha=method.alpha), parts)
+
+    model = job.copy_of_original()
+    job.trainer.fit(
+        model,
+        forget_plan(job, method) if plan is None else plan,
+        objective,
+        method.fit,
+        seed=job.seed,
+        name=method.name,
+        identity=job.identity(method),  # type: ignore[arg-type]  # it is a method: it has a name, a paper, its needs
+        memory=teacher,
+    )
+    return model
