@@ -11,7 +11,7 @@ from forgetmi.cli import common
 
 
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run folders.", show_default=False)],
     out: Annotated[
         list[Path] | None,
         typer.Option("--out", help="Also write .html or .json; may be given twice.", show_default=False),
