@@ -8,25 +8,31 @@ import pytest
 
 from forgetmi.data_adapters import load_dataset
 from forgetmi.errors import ConfigError, DataError, RequestError
+from forgetmi.modalities.dialogue import DialogueModality
+from forgetmi.modalities.tokens import IGNORED
 from forgetmi.request_query import Query
 from forgetmi.requests import ForgetRequest, resolve
 from tests.data_adapters import text_sets
 from tests.data_adapters.factories import FACTORIES
 from tests.data_adapters.test_contract import content
 from tests.data_adapters.text_sets import LUME, REFERENCE, forget, splits
+from tests.modalities.test_dialogue import tokenizer
 
 needs_reference = pytest.mark.skipif(not REFERENCE.is_dir(), reason="the folder of reference values is not there")
 
 
 @pytest.mark.parametrize("name", ["clinical_notes", "lume", "muse", "safe_rlhf", "text_records", "tofu", "wmdp"])
 def test_values_are_texts_or_dialogues(name, tmp_path):
+    """Agreed with the modality that makes tokens of them: a text, or a mapping with prompt and answer."""
     source = FACTORIES[name](tmp_path)
     data = load_dataset(name, source.options)
     assert set(data.modality_kinds.items()) <= {("text", "text"), ("dialogue", "dialogue")}
+    modality = DialogueModality(tokenizer())
     for record in data:
-        (value,) = (record.value(modality) for modality in data.modality_kinds)
-        parts = [value] if "text" in data.modality_kinds else [value["prompt"], value["answer"]]
-        assert all(isinstance(part, str) and part.strip() for part in parts)
+        (value,) = (record.value(name) for name in data.modality_kinds)
+        assert isinstance(value, str) == (set(data.modality_kinds) == {"text"})
+        counted = (modality.prepare(value).labels != IGNORED).sum()
+        assert counted >= len((value if isinstance(value, str) else value["answer"]).split())
 
 
 # ---- MUSE
