@@ -90,7 +90,10 @@ def rmia_scores(
     z = np.sort(_log_ratio(one_query(z_loss, "rmia"), one_query(z_references, "rmia"), None, a))
     x -= math.log(gamma)
     x += _ROUNDING if ties == "count" else -_ROUNDING
-    return np.searchsorted(z, x, side="right" if ties == "count" else "left") / z.size
+    order = np.argsort(x)  # in order, each look-up begins where the last one ended
+    below = np.empty(x.size)
+    below[order] = np.searchsorted(z, x[order], side="right" if ties == "count" else "left")
+    return below / z.size
 
 
 def _log_ratio(loss: Floats, references: Floats, out: tuple[Bools, Ints] | None, a: float) -> Floats:
@@ -99,23 +102,24 @@ def _log_ratio(loss: Floats, references: Floats, out: tuple[Bools, Ints] | None,
     log_p = np.empty(n)
     for block in blocks(n_references, n):
         among = None if out is None else (~out[0][:, block], out[1][block])
-        log_p[block] = _log_mean(references[:, block], among)
-    if a < 1.0:
-        log_p = np.logaddexp(log_p + math.log((1.0 + a) / 2.0), math.log((1.0 - a) / 2.0))
+        log_p[block] = _log_mean(references[:, block], among, a)
     ratio: Floats = -loss - log_p
     if not np.isfinite(ratio).all():
         raise AuditError("RMIA: losses must be finite")
     return ratio
 
 
-def _log_mean(losses: Floats, among: tuple[Bools, Ints] | None) -> Floats:
-    """Logarithm of the mean of exp(-loss) [n], over all references or ``among`` those that are used, so many a record.
+def _log_mean(losses: Floats, among: tuple[Bools, Ints] | None, a: float) -> Floats:
+    """ln(((1 + a) * mean + 1 - a) / 2) [n], mean: of exp(-loss) over all references or ``among`` so many that are used.
 
-    Three passes, for this is where the time goes; only long texts, whose sum would round to 0, take more.
+    Three passes, for this is where the time goes; only long texts with a = 1, whose mean would round to 0, take more.
     """
     shares = np.negative(losses)
     np.exp(shares, out=shares)
     mean = shares.sum(axis=0) / len(losses) if among is None else np.einsum("kn,kn->n", shares, among[0]) / among[1]
+    if a < 1.0:
+        mixed: Floats = np.log((1.0 + a) / 2.0 * mean + (1.0 - a) / 2.0)
+        return mixed
     faint = mean < 1e-200
     with np.errstate(divide="ignore"):
         result: Floats = np.log(mean)
