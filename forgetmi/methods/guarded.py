@@ -9,14 +9,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call
 
 from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods import build_method, method_problems
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.methods.stages import stage_job
 from forgetmi.parts.edits.importance import per_sample_gradients
-from forgetmi.parts.updates.projected import noise, on_flat, orthonormal, outside, without
+from forgetmi.parts.updates.projected import Smoothed, noise, on_flat, orthonormal, outside, without
+from forgetmi.parts.updates.streamed import gradient_now
 from forgetmi.training.seeds import numpy_generator
 from forgetmi.training.trainer import Hook, Named, Trainer
 
@@ -42,6 +42,8 @@ class Guarded:
         inner, options: what is wrapped: a method and its options.
         rectify: ``none``, ``conflict``, ``always``.
         retain_batch: records for r, >= 1; one more forward and backward pass over them a step.
+        smoothing: s in [0, 1): r is the mean (1 - s) r + s r_before over the fit's steps. Gradient-rectified unlearning
+            (GRU, Wang et al. 2025, arXiv 2503.09117) is ``rectify: conflict`` with s = .2.
         protect: number of retain records, >= 0; takes that many times the model's memory.
         noise: standard deviation, >= 0; gradients are clipped after it.
         chunks: >= 1.
@@ -51,17 +53,19 @@ class Guarded:
     options: Mapping[str, Any] = field(default_factory=dict)
     rectify: Literal["none", "conflict", "always"] = "none"
     retain_batch: int = 16
+    smoothing: float = 0.0
     protect: int = 0
     noise: float = 0.0
     chunks: int = 1
 
     name: ClassVar[str] = "guarded"
-    paper: ClassVar[str] = "a wrapper of known parts (arXiv 2001.06782, 2312.04095)"
+    paper: ClassVar[str] = "a wrapper of known parts (arXiv 2001.06782, 2312.04095, 2503.09117)"
     needs: ClassVar[Needs] = Needs()
 
     def __post_init__(self) -> None:
         checks = {
             "retain_batch must be >= 1": self.retain_batch >= 1,
+            "smoothing must be in [0, 1)": 0 <= self.smoothing < 1,
             "protect must be >= 0": self.protect >= 0,
             "noise must be >= 0": self.noise >= 0,
             "chunks must be >= 1": self.chunks >= 1,
@@ -94,8 +98,9 @@ class Guarded:
         original = job.copy_of_original().requires_grad_(True).eval()
         names = {name for name, _ in original.named_parameters()}
         hooks: list[Hook] = []
+        smoothed = Smoothed(self.smoothing)
         if self.rectify != "none":
-            hooks.append(self._rectifier(job, original))
+            hooks.append(self._rectifier(job, original, smoothed))
         if self.protect:
             hooks.append(self._protector(job))
         if self.noise:
@@ -106,25 +111,18 @@ class Guarded:
                 for hook in hooks:
                     hook(named)
 
-        said = f"{self.name} {self.rectify} {self.retain_batch} {self.protect} {self.noise}"
-        return job.trainer.constrained(update=update, identity=said) if hooks else job.trainer
+        said = f"{self.name} {self.rectify} {self.retain_batch} {self.smoothing} {self.protect} {self.noise}"
+        return job.trainer.constrained(update=update, kept=smoothed, identity=said) if hooks else job.trainer
 
-    def _rectifier(self, job: UnlearningJob, original: nn.Module) -> Hook:
+    def _rectifier(self, job: UnlearningJob, original: nn.Module, smoothed: Smoothed) -> Hook:
         """Takes r by the original's architecture with the weights of the moment."""
         retain = job.partition.retain
 
         def change(flat: Tensor, named: Named) -> Tensor:
             places = torch.randint(len(retain), (min(self.retain_batch, len(retain)),)).tolist()
             batch = job.loader.batch([retain[place] for place in places]).to(job.trainer.device)
-            weights = {name: parameter.detach().clone().requires_grad_() for name, parameter in named}
-
-            def called(*args: Any, **kwargs: Any) -> Any:
-                return functional_call(original, weights, args, kwargs)
-
-            with torch.enable_grad():
-                loss = job.task.loss(called, batch)  # type: ignore[arg-type]  # it is called as the model is
-            found = torch.autograd.grad(loss, list(weights.values()), materialize_grads=True, allow_unused=True)
-            retained = torch.cat([gradient.flatten() for gradient in found])
+            found = gradient_now(original, named, job.task, batch)
+            retained = smoothed.update(torch.cat([gradient.flatten() for gradient in found]))
             return without(flat, retained.to(flat), "always" if self.rectify == "always" else "conflict")
 
         return on_flat(change)

@@ -42,7 +42,7 @@ def _largest(scores: Sequence[Tensor], share: float) -> list[Tensor]:
     if n == 0:
         return [torch.zeros_like(score, dtype=torch.bool) for score in scores]
     bound = _nth_largest(scores, n)
-    masks = [wide(score) > bound for score in scores]
+    masks = [(wide(score) > bound).contiguous() for score in scores]
     left = n - sum(int(mask.sum()) for mask in masks)
     for score, mask in zip(scores, masks, strict=True):
         equal = (wide(score) == bound).flatten().nonzero()[:left, 0]

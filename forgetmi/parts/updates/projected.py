@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,38 @@ def without(gradient: Tensor, other: Tensor, when: When) -> Tensor:
         return gradient
     norm = torch.dot(other, other)
     return gradient if norm == 0 else gradient - along / norm * other
+
+
+class Smoothed:
+    """An exponential mean of the gradients of a fit's steps: m <- (1 - s) r + s m, from the first r on.
+
+    A gradient of another length (of a fit of other weights) begins anew. Checkpoints hold it.
+
+    Args:
+        smoothing: s in [0, 1); 0 keeps nothing.
+    """
+
+    def __init__(self, smoothing: float) -> None:
+        self.smoothing = smoothing
+        self.mean: Tensor | None = None
+
+    def update(self, gradient: Tensor) -> Tensor:
+        """The mean with this gradient [P] in it."""
+        if not self.smoothing:
+            return gradient
+        if self.mean is None or self.mean.shape != gradient.shape:
+            self.mean = gradient
+        else:
+            self.mean = torch.lerp(gradient, self.mean.to(gradient), self.smoothing)
+        return self.mean
+
+    def state_dict(self) -> dict[str, Any]:
+        """The mean, if there is one."""
+        return {"mean": self.mean}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """What :meth:`state_dict` gave."""
+        self.mean = state["mean"]
 
 
 def orthonormal(rows: Tensor, tolerance: float = 1e-6) -> Tensor:
