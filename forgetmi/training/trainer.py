@@ -269,9 +269,8 @@ class _Fit:
     ) -> None:
         self.trainer, self.device = trainer, trainer.device
         self.accelerator = make_accelerator(trainer.wanted_device, trainer.precision)
-        self.model = model.to(self.device)
+        self.model, self.memory = model.to(self.device), memory
         self.plan, self.options, self.seed, self.name, self.validate = plan, options, seed, name, validate
-        self.memory = memory
         self.update: tuple[Hook, ...] = ()
         self.after_step: tuple[Hook, ...] = ()
         self.watch: tuple[Watch, ...] = ()
@@ -288,8 +287,7 @@ class _Fit:
         self.model.zero_grad(set_to_none=True)  # what an earlier user of the model left there is not ours
         self.optimizer = self.accelerator.prepare_optimizer(build_optimizer(self.model, options))
         self.stepper = self.accelerator.prepare_model(_Stepper(self.model, objective))
-        self.result = FitResult()
-        self.position = (0, 0)  # the next epoch and step
+        self.result, self.position = FitResult(), (0, 0)  # what is done; the next epoch and step
         self.best_value = math.inf
         self.best_state: dict[str, Any] | None = None
         self.epoch_sums: dict[str, list[float]] = {}  # part of the loss: its sum over records, and how many they were
