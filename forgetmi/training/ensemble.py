@@ -294,9 +294,9 @@ class _EnsembleFit:
     def _epoch(self, epoch: int, running: Sequence[bool], bar: Progress) -> None:
         indices, weights = _table(self.plans, epoch, running)
         sizes = torch.as_tensor(weights.sum(axis=2), device=self.device)  # [K, steps]
-        taken: dict[str, np.ndarray] = {"": weights.any(axis=2)}
+        taken = {"": np.asarray(weights.any(axis=2))}
         for modality in self.missing:
-            taken[modality] = (self.loader.has(modality, indices) & (weights > 0)).any(axis=2)
+            taken[modality] = np.asarray((self.loader.has(modality, indices) & (weights > 0)).any(axis=2))
         index_table = torch.as_tensor(indices, device=self.device)
         weight_table = torch.as_tensor(weights, device=self.device)
         set_fit_mode(self.stack.base, self.recipe.mode)
