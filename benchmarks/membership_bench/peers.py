@@ -211,8 +211,7 @@ def sacro_lira(mode: str) -> Callable[[Path, Arrays], Call]:
 
         def call() -> Any:
             scores, _ = attack._compute_scores(labels, p, dict(enumerate(outside)), dict(enumerate(inside)))
-            pr_in, pr_out = np.array(scores).T
-            return pr_in if mode == "offline" else pr_in - pr_out
+            return np.array(scores)[:, 1]  # the column that its metrics are computed from
 
         return call
 
