@@ -14,6 +14,7 @@ from forgetmi.errors import ModelError
 from forgetmi.models.output import ModelOutput, SequenceOutput
 from forgetmi.models.weights import weights_sha256
 from forgetmi.tasks.base import Task
+from forgetmi.tasks.divergence import wide
 from forgetmi.training.modes import preserved_mode, same_device, scoring
 from forgetmi.training.runlog import RunLog
 
@@ -86,7 +87,8 @@ class Reference:
             with scoring(self.model):
                 values = self.task.nll(self.model, part).tolist()
             self._nll.update(zip((keys[k] for k in missing), values, strict=True))
-        return torch.tensor([self._nll[key] for key in keys], device=batch.device)
+        dtype = wide(next(self.model.parameters())[:0]).dtype  # a model in float64 is compared in float64
+        return torch.tensor([self._nll[key] for key in keys], dtype=dtype, device=batch.device)
 
     def token_nll(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """([B, T-1] values, [B, T-1] mask): the original's -log p of each answer token, each record computed once.
