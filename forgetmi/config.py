@@ -7,7 +7,7 @@ Sections of a config file (``forgetmi init DIR`` writes a commented one)::
     task:        name: classification, its options; n_classes comes from the data where it is left out
     model:       modalities, encoders, fusion, heads, dim, dropout | load: a folder of a stored model
     training:    epochs, batch_size, lr, ... (forgetmi.training.options.FitOptions): the original's recipe
-    unlearning:  method: NAME, its options, tuned_for: a preset that they stand on
+    unlearning:  method: NAME, its options, tuned_for: a preset that they stand on, lora: an adapter (AdapterConfig)
     audit:       retrains, workers, shadows (ShadowConfig), and forgetmi.audit.options.AuditOptions
     run:         folder, seed, device, precision, num_workers, threads, cache, key_file, limit
     case:        what people declare, for the report: forgetmi.audit.case.Case
@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from forgetmi.audit.case import Case
 from forgetmi.errors import ConfigError, RequestError, did_you_mean
 from forgetmi.model_settings import ModelConfig, read_model
+from forgetmi.models.lora import LoraOptions
 from forgetmi.options import build_options
 from forgetmi.request_query import Query
 from forgetmi.settings import Settings, absolute_paths, read_settings
@@ -187,6 +188,18 @@ class ShadowConfig(_Section):
         return self
 
 
+@dataclass(frozen=True)
+class AdapterConfig(LoraOptions):
+    """A language model unlearns in a low-rank adapter; the original's own weights stay as they are.
+
+    Attributes:
+        merge: the adapter is put into the weights afterwards. If it is not, whoever deletes the adapter from the
+            unlearned model has the original again.
+    """
+
+    merge: bool = False
+
+
 class CaseConfig(Case):
     """What only people know, for the report: see :class:`forgetmi.audit.case.Case`."""
 
@@ -209,6 +222,7 @@ class Config:
         request, task, model, run, case: the sections.
         training: the original's recipe.
         method: what unlearns, with ``method_options`` as they were given.
+        lora: the adapter that it unlearns in; ``None`` for none.
         audit: the audit's options, ``retrains``, ``workers`` and ``shadow`` beside them.
         given: the settings as given, overrides included. Holds the request's ids: never write it, see
             :func:`forgetmi.runs.redact.redacted`.
@@ -224,6 +238,7 @@ class Config:
     training: FitOptions
     method: UnlearningMethod
     method_options: Mapping[str, Any]
+    lora: AdapterConfig | None
     audit: AuditOptions
     retrains: int
     workers: int
@@ -288,6 +303,7 @@ class _Reader:
             split = self.section(SplitConfig, data.pop("split"), "data.split")
         adapter, data_options = self.named(ADAPTERS, data, "data", "adapter")
         unlearning = self.attempt(lambda: with_preset(unlearning)) or unlearning
+        lora = self.lora(unlearning, METHODS)
         method, method_options = self.named(METHODS, unlearning, "unlearning", "method")
         retrains, workers = self.number(audit, "retrains", 5, 2), self.number(audit, "workers", 1, 1)
         shadow = {key: audit.pop(key) for key in ShadowConfig.model_fields if key in audit}
@@ -314,8 +330,8 @@ class _Reader:
         if self.problems or any(part is None for part in parts.values()):
             return None
         return Config(
-            **parts, split=split, data_options=data_options, method_options=method_options, retrains=retrains,
-            workers=workers, given=given, source=self.settings.source,
+            **parts, split=split, data_options=data_options, method_options=method_options, lora=lora,
+            retrains=retrains, workers=workers, given=given, source=self.settings.source,
         )  # fmt: skip
 
     def attempt(self, build: Callable[[], ValueT]) -> ValueT | None:
@@ -350,6 +366,13 @@ class _Reader:
     def has_option(self, registry: Any, name: Any, option: str) -> bool:
         """Whether something of a registry has an option of its own under this name."""
         return name in registry and option in registry[name].__dataclass_fields__
+
+    def lora(self, unlearning: dict[str, Any], methods: Any) -> AdapterConfig | None:
+        """The adapter, taken out of the method's options where it is none of them."""
+        if unlearning.get("lora") is None or self.has_option(methods, unlearning.get("method"), "lora"):
+            return None
+        given = unlearning.pop("lora")
+        return self.attempt(lambda: build_options(AdapterConfig, given, where="unlearning.lora"))
 
     def task(self, values: dict[str, Any]) -> TaskConfig | None:
         from forgetmi.tasks import TASKS

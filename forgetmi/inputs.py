@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -132,6 +132,71 @@ class TextInput:
 
 
 @dataclass(frozen=True)
+class DialogueInput:
+    """Texts, or prompts with answers, of a language model: see :class:`~forgetmi.modalities.dialogue.DialogueModality`.
+
+    Attributes:
+        tokenizer: the model's: a transformers folder or GGUF file; by default that of ``model.path``. Where the model
+            has none (``model.config``), one is trained on the training split.
+        max_length, on_long, format, system, template_options, padding: see the class.
+        vocab_size, min_frequency: of the trained one, see :func:`~forgetmi.models.tokenizer.train_lm_tokenizer`.
+    """
+
+    kind: ClassVar[str] = "dialogue"
+    reads: ClassVar[tuple[str, ...]] = ("dialogue", "text")
+    learns: ClassVar[bool] = True
+
+    tokenizer: Path | None = None
+    max_length: int | None = None
+    on_long: Literal["error", "cut"] = "error"
+    format: str | None = None
+    system: str | None = None
+    template_options: dict[str, Any] = field(default_factory=dict)
+    padding: Literal["right", "left"] = "right"
+    vocab_size: int = 4000
+    min_frequency: int = 2
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.max_length is not None and self.max_length < 2:
+            problems.append(f"max_length must be at least 2, not {self.max_length}")
+        if self.tokenizer is not None and not self.tokenizer.exists():
+            problems.append(f"tokenizer: there is no {self.tokenizer}")
+        if self.format is not None and self.format.count("{prompt}") != 1:
+            problems.append("format must hold {prompt} once")
+        if self.tokenizer is None and self.vocab_size < 260:
+            problems.append(f"vocab_size must be at least 260, for every byte has a token, not {self.vocab_size}")
+        if problems:
+            raise ConfigError(problems)
+
+    def build(self, values: Sequence[Any]) -> Modality:
+        """The modality, with the model's tokenizer or one that is trained on these texts."""
+        from forgetmi.modalities.dialogue import DialogueModality
+        from forgetmi.modalities.lm_tokenizer import LMTokenizer, read_lm_tokenizer
+        from forgetmi.models.tokenizer import END, PAD, train_lm_tokenizer
+
+        if self.tokenizer is not None:
+            tokenizer = read_lm_tokenizer(self.tokenizer)
+        else:
+            texts = [
+                text
+                for value in values
+                for text in ([value] if isinstance(value, str) else [value.get("prompt", ""), value.get("answer", "")])
+            ]
+            trained = train_lm_tokenizer(texts, self.vocab_size, min_frequency=self.min_frequency)
+            tokenizer = LMTokenizer(trained, END, PAD)
+        return DialogueModality(
+            tokenizer,
+            self.max_length,
+            on_long=self.on_long,
+            format=self.format,
+            system=self.system,
+            template_options=self.template_options,
+            padding=self.padding,
+        )
+
+
+@dataclass(frozen=True)
 class TokensInput:
     """Token ids with an answer: see :class:`~forgetmi.modalities.tokens.TokenModality`.
 
@@ -257,6 +322,7 @@ class VolumeInput:
 INPUTS = Registry(
     "modality kind",
     {
+        "dialogue": "forgetmi.inputs:DialogueInput",
         "image": "forgetmi.inputs:ImageInput",
         "signal": "forgetmi.inputs:SignalInput",
         "tabular": "forgetmi.inputs:TabularInput",
@@ -265,6 +331,12 @@ INPUTS = Registry(
         "volume": "forgetmi.inputs:VolumeInput",
     },
 )
+
+
+def kinds_read(modality: Any) -> tuple[str, ...]:
+    """The kinds of values that a modality, or its settings, can read: its own, if it names no more."""
+    kinds: tuple[str, ...] = getattr(INPUTS[modality.kind], "reads", (modality.kind,))
+    return kinds
 
 
 def training_noise(modality: Modality, values: Sequence[Any]) -> Modality:

@@ -42,6 +42,8 @@ class ModelConfig:
 
     def complete(self, modalities: Mapping[str, Modality], n_outputs: int) -> dict[str, Any]:
         """The settings from which the model is built: channels, vocabulary and outputs filled in."""
+        if self.kind == "causal_lm":
+            return _complete_causal_lm(self.settings, modalities)
         learned = {name: size for name, modality in modalities.items() if (size := _learned(modality)) is not None}
         return _complete(self.kind, self.settings, self.modalities, learned, n_outputs)
 
@@ -82,7 +84,9 @@ def read_model(values: Mapping[str, Any], settings: Settings) -> ModelConfig:
     for name, options in given.items():
         where = f"model.modalities.{name}"
         options = dict(options or {})
-        input_kind = options.pop("kind", name)
+        input_kind = options.pop("kind", "dialogue" if kind == "causal_lm" else name)
+        if input_kind == "dialogue" and isinstance(values.get("path"), str):
+            options.setdefault("tokenizer", str(settings.path("model.path", values["path"])))
         if input_kind not in INPUTS:
             problems.append(f"{where}: give its `kind`, one of {', '.join(INPUTS)}")
             continue
@@ -108,8 +112,9 @@ def _absolute(kind: str, values: Mapping[str, Any], settings: Settings) -> dict[
     from forgetmi.models.encoders import ENCODERS
 
     found = dict(values)
-    if isinstance(found.get("checkpoint"), str):
-        found["checkpoint"] = str(settings.path("model.checkpoint", found["checkpoint"]))
+    for name in ("checkpoint", "path"):
+        if isinstance(found.get(name), str):
+            found[name] = str(settings.path(f"model.{name}", found[name]))
     if kind == "classifier" and isinstance(found.get("encoders"), Mapping):
         found["encoders"] = {
             name: absolute_paths(ENCODERS[options["name"]].Options, options, f"model.encoders.{name}", settings)
@@ -130,12 +135,37 @@ def _complete(
     """Settings with what the modalities and the task fix; all of it checked."""
     if kind == "classifier":
         return _complete_classifier(settings, inputs, learned, n_outputs)
+    if kind == "causal_lm":
+        from forgetmi.models.causal_lm import CausalLMConfig
+
+        found = _complete_causal_lm(settings, {})
+        problems = _problems(CausalLMConfig, found, "model")
+        if len(inputs) > 1:
+            problems.append(f"model.modalities: a language model reads one, not {len(inputs)}")
+        problems += [
+            f"model.modalities.{name}: a language model reads texts (kind: dialogue) or tokens, not {item.kind}"
+            for name, item in inputs.items()
+            if item.kind not in ("dialogue", "tokens")
+        ]
+        if problems:
+            raise ConfigError(problems)
+        return found
     from forgetmi.models.forget_mi_classifier import ForgetMIClassifierConfig
 
     found = dict(settings)
     if found.get("checkpoint") is None:
         found["network"] = {"num_labels": n_outputs, **(found.get("network") or {})}
     build_options(ForgetMIClassifierConfig, found, where="model")
+    return found
+
+
+def _complete_causal_lm(settings: Mapping[str, Any], modalities: Mapping[str, Modality]) -> dict[str, Any]:
+    """Of an architecture without weights, the tokens that its tokenizer has."""
+    found = dict(settings)
+    tokenizer = next((getattr(modality, "tokenizer", None) for modality in modalities.values()), None)
+    if isinstance(found.get("config"), Mapping) and tokenizer is not None:
+        own = {"bos_token_id": tokenizer.eos_id, "eos_token_id": tokenizer.eos_id, "pad_token_id": tokenizer.pad_id}
+        found["config"] = {"vocab_size": tokenizer.size, **own, **found["config"]}
     return found
 
 

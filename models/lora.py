@@ -47,7 +47,8 @@ class LoraOptions:
 
     def to_config(self) -> dict[str, Any]:
         """JSON-able."""
-        return {**vars(self), "targets": None if self.targets is None else list(self.targets)}
+        targets = None if self.targets is None else list(self.targets)
+        return {"r": self.r, "alpha": self.alpha, "dropout": self.dropout, "targets": targets}
 
 
 def add_lora(model: nn.Module, options: LoraOptions) -> None:
@@ -83,7 +84,9 @@ def add_lora(model: nn.Module, options: LoraOptions) -> None:
 
 
 def lora_layers(model: nn.Module) -> list[tuple[str, Any]]:
-    """The layers with an adapter, and their names."""
+    """The layers of a model of transformers that have an adapter, and their names."""
+    if not hasattr(model, "peft_config"):
+        return []
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     return [(name, module) for name, module in model.named_modules() if isinstance(module, BaseTunerLayer)]

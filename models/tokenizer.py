@@ -12,6 +12,7 @@ from forgetmi.errors import ConfigError, DataError, ModelError
 from forgetmi.files import write_text
 
 SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]")
+END, PAD = "<|end|>", "<|pad|>"
 
 
 def train_tokenizer(
@@ -92,6 +93,43 @@ def train_tokenizer(
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in ("[CLS]", "[SEP]")],
     )
+    return tokenizer
+
+
+def train_lm_tokenizer(texts: Iterable[str], vocab_size: int, *, min_frequency: int = 2) -> Tokenizer:
+    """A tokenizer of a language model that is trained from scratch: byte-level BPE, so that any text comes back as it
+    was. The same texts in any order give the same one; digits stay single, as in :func:`train_tokenizer`, which says
+    what a vocabulary remembers.
+
+    Args:
+        texts: of the training split only.
+        vocab_size: at most so many tokens; the 256 bytes, :data:`END` (0) and :data:`PAD` (1) are always there.
+        min_frequency: how often a pair of pieces must occur.
+
+    Raises:
+        ConfigError: a setting is out of range.
+        DataError: there is no text.
+    """
+    ordered = sorted(texts)
+    problems = [] if vocab_size >= 258 else [f"vocab_size must be at least 258, got {vocab_size}"]
+    problems += [] if min_frequency >= 1 else [f"min_frequency must be at least 1, got {min_frequency}"]
+    if problems:
+        raise ConfigError(problems)
+    if not any(text.strip() for text in ordered):
+        raise DataError("the tokenizer has no text to be trained on", fix="give it the training split's texts")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=[END, PAD],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(ordered, trainer)
     return tokenizer
 
 

@@ -10,4 +10,4 @@ from forgetmi.inputs import INPUTS
 @pytest.mark.parametrize("name", list(INPUTS))
 def test_each_kind_says_what_it_is_and_whether_it_learns_from_training_values(name):
     assert INPUTS[name].kind == name
-    assert INPUTS[name].learns is (name in {"text", "tabular"})
+    assert INPUTS[name].learns is (name in {"dialogue", "text", "tabular"})

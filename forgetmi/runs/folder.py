@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import logging
@@ -235,5 +236,6 @@ def _remove_documents(path: Path) -> None:
 
 
 def _remove_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()
+    with contextlib.suppress(FileNotFoundError):  # another process may have been faster
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

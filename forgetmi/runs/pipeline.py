@@ -88,6 +88,8 @@ def run(
         prepared = prepare(checked)  # bad input leaves no folder behind
         there = RunFolder(checked.run.folder)
         stages.check_method(prepared, there)
+        if until == "audit":
+            stages.check_audit(prepared)
         check_shadows(prepared, there.path)
         if overwrite or not there.is_done("original", fingerprint(*stages.original_depends(prepared))):
             read_values(prepared, progress=progress)

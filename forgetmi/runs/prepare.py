@@ -16,8 +16,8 @@ from torch import nn
 
 from forgetmi.batch import Loader
 from forgetmi.config import Config
-from forgetmi.errors import ConfigError, RequestError, did_you_mean
-from forgetmi.inputs import INPUTS, training_noise
+from forgetmi.errors import ConfigError, ModelError, RequestError, did_you_mean
+from forgetmi.inputs import INPUTS, kinds_read, training_noise
 from forgetmi.methods.base import PerturbsInputs
 from forgetmi.modalities.base import Modality, resolve_noise
 from forgetmi.models import MODELS
@@ -26,8 +26,10 @@ from forgetmi.partition import Partition
 from forgetmi.pseudonyms import load_or_create_key, patient_hasher, request_digest
 from forgetmi.records import RecordDataset
 from forgetmi.requests import ForgetRequest, read_request, resolve
+from forgetmi.runs.texts import check_texts, check_tokens
 from forgetmi.splits import split_by_patient
 from forgetmi.tasks import TASKS, Task, build_task
+from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.seeds import numpy_generator
 
 logger = logging.getLogger("forgetmi")
@@ -48,6 +50,7 @@ class Prepared:
         modalities, loader: how records become batches.
         key: the site's.
         given: the stored model, where the original is not trained here.
+        longest: the most tokens that a language model's record has; 0 for other tasks.
     """
 
     config: Config
@@ -60,6 +63,7 @@ class Prepared:
     loader: Loader
     key: bytes
     given: LoadedModel | None = None
+    longest: int = 0
 
     @property
     def pseudonym(self) -> Callable[[str], str]:
@@ -86,16 +90,35 @@ class Prepared:
         """The kind and the settings from which an untrained model of the original's kind is built."""
         if self.given is not None:
             return self.given.config["kind"], self.given.config["settings"]
-        kind = self.config.model.kind
-        settings = self.config.model.complete(self.modalities, getattr(self.task, "n_classes", 0))
-        if settings.get("checkpoint") is not None:
+        kind, settings = self.config.model.kind, self._completed
+        if settings.get("checkpoint") is None:
+            return kind, settings
+        if kind == "causal_lm":  # what it was fine-tuned from
+            settings = {name: value for name, value in settings.items() if name != "checkpoint"}
+        else:
             settings = MODELS[kind](settings, 0).to_config()
         return kind, settings
 
+    @cached_property
+    def _completed(self) -> dict[str, Any]:
+        return self.config.model.complete(self.modalities, getattr(self.task, "n_classes", 0))
+
     def fresh_model(self, seed: int) -> nn.Module:
-        """An untrained model of the original's kind; frozen encoders are those of a model that was given."""
+        """An untrained model of the original's kind; frozen encoders are those of a model that was given.
+
+        Raises:
+            ModelError: it was fine-tuned from a pretrained model that is not at hand, or does not fit the tokens.
+        """
         kind, settings = self.model_settings
+        if self.given is not None and settings.get("pretrained"):
+            raise ModelError(
+                "the stored model was fine-tuned from a pretrained one, which is not stored with it: none can be "
+                "retrained from there",
+                fix="instead of model.load, give model.path (the pretrained model) and model.checkpoint (the original, "
+                "as a folder of transformers)",
+            )
         model: nn.Module = MODELS[kind](settings, seed)
+        check_tokens(model, self.modalities, self.longest)
         if self.given is not None and settings.get("freeze_encoders"):
             model.get_submodule("encoders").load_state_dict(self.given.model.get_submodule("encoders").state_dict())
         return model
@@ -112,10 +135,10 @@ class Prepared:
         """The original, where it comes with its weights."""
         if self.given is not None:
             return self.given.model
-        settings = self.config.model.settings
-        if settings.get("checkpoint") is None:
+        if self._completed.get("checkpoint") is None:
             return None
-        model: nn.Module = MODELS[self.config.model.kind](settings, 0)
+        model: nn.Module = MODELS[self.config.model.kind](self._completed, 0)
+        check_tokens(model, self.modalities, self.longest)
         return model
 
 
@@ -147,12 +170,13 @@ def prepare(config: Config, *, create_key: bool = True) -> Prepared:
             ["data: there is no test record, and a model cannot be audited without"],
             fix="give data.split a test share, or mark test records in the source",
         )
-    task = _task(config, dataset)
     given = None if config.model.load is None else load_model(config.model.load)
+    task = _task(config, dataset, config.model.modalities if given is None else given.modalities)
     modalities = _modalities(config, dataset, given)
     _check_noise(config, modalities)
     loader = Loader(dataset, modalities, cache=_keeps_examples(config, modalities, len(dataset)))
-    return Prepared(config, dataset, request, kind, partition, task, modalities, loader, key, given)
+    longest = check_texts(loader, task, partition) if isinstance(task, CausalLMTask) else 0
+    return Prepared(config, dataset, request, kind, partition, task, modalities, loader, key, given, longest)
 
 
 def site_key(config: Config, *, create: bool = True) -> bytes:
@@ -226,9 +250,11 @@ def _limited(dataset: RecordDataset, partition: Partition, limit: int, seed: int
     return dataset.with_records(kept, notes=[*dataset.notes, note])
 
 
-def _task(config: Config, dataset: RecordDataset) -> Task:
+def _task(config: Config, dataset: RecordDataset, modalities: Mapping[str, Any]) -> Task:
     options = dict(config.task.options)
     kind = TASKS[config.task.name]
+    if "modality" in kind.__dataclass_fields__ and "modality" not in options and len(modalities) == 1:
+        options["modality"] = next(iter(modalities))
     if "n_classes" in kind.__dataclass_fields__ and "n_classes" not in options:
         if not dataset.classes:
             raise ConfigError(["task.n_classes: the data does not name its classes; give their number"])
@@ -249,7 +275,7 @@ def _modalities(config: Config, dataset: RecordDataset, given: LoadedModel | Non
             problems.append(
                 f"model.modalities: {dataset.name} has no {name!r}. {did_you_mean(name, dataset.modality_kinds)}"
             )
-        elif kind != item.kind:
+        elif kind not in kinds_read(item):
             problems.append(f"model.modalities.{name}: {dataset.name} holds {kind} there, not {item.kind}")
     if problems:
         raise ConfigError(problems)

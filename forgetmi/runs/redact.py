@@ -45,7 +45,7 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
         "task": {"name": config.task.name, **config.task.options},
         "model": model,
         "training": _fields(config.training),
-        "unlearning": {"method": config.method.name, **_fields(config.method)},
+        "unlearning": {"method": config.method.name, **_fields(config.method), **_adapter(config)},
         "audit": {
             "retrains": config.retrains,
             "workers": config.workers,
@@ -57,6 +57,10 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
     }
     plain: dict[str, Any] = _plain(found)
     return plain
+
+
+def _adapter(config: Config) -> dict[str, Any]:
+    return {} if config.lora is None else {"lora": _fields(config.lora)}
 
 
 def redacted_given(config: Config) -> dict[str, Any]:

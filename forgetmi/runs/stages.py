@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from forgetmi.config import AdapterConfig
 from forgetmi.errors import AuditError, ConfigError, ModelError
 from forgetmi.files import atomic_write, write_json, write_text
 from forgetmi.methods.base import UnlearningJob, check_job
 from forgetmi.methods.retrain import Retrain
+from forgetmi.models.causal_lm import CausalLM
 from forgetmi.models.persistence import load_model, save_model
 from forgetmi.runs.folder import Done, RunFolder, fingerprint
 from forgetmi.runs.measure import measured
@@ -63,9 +66,23 @@ def unlearn(prepared: Prepared, folder: RunFolder) -> Done:
     depends = unlearned_depends(prepared, folder)
 
     def work(trainer: Trainer) -> nn.Module:
-        return prepared.config.method.unlearn(_job(prepared, folder, trainer, derive_seed(seed, "unlearned")))
+        job = replace(_job(prepared, folder, trainer, derive_seed(seed, "unlearned")), lora=prepared.config.lora)
+        return _settled(prepared.config.method.unlearn(job), prepared.config.lora)
 
     return _stage(prepared, folder, "unlearned", depends, seed, work)
+
+
+def _settled(model: nn.Module, lora: AdapterConfig | None) -> nn.Module:
+    """The unlearned model with its adapter merged, if that is wanted."""
+    if lora is None or not isinstance(model, CausalLM) or not model.has_adapter:
+        return model
+    if lora.merge:
+        return model.without_adapter(merge=True)
+    logger.warning(
+        "the unlearned model is an adapter on the original's weights: whoever deletes the adapter has the original and "
+        "what it knows again. unlearning.lora.merge: true puts it into the weights."
+    )
+    return model
 
 
 def check_method(prepared: Prepared, folder: RunFolder) -> None:
@@ -76,7 +93,9 @@ def check_method(prepared: Prepared, folder: RunFolder) -> None:
         ConfigError: the device is not there.
     """
     trainer = trainer_of(prepared, folder, None)
-    check_job(prepared.config.method, job_of(prepared.fresh_model(0).to(trainer.device), prepared, trainer, 0))
+    model = prepared.given.model if prepared.given is not None else prepared.fresh_model(0)
+    job = replace(job_of(model.to(trainer.device), prepared, trainer, 0), lora=prepared.config.lora)
+    check_job(prepared.config.method, job)
 
 
 def unlearned_depends(prepared: Prepared, folder: RunFolder) -> list[Any]:
@@ -131,6 +150,20 @@ def retrain_all(prepared: Prepared, folder: RunFolder) -> None:
     executor.map(work, missing)
 
 
+def check_audit(prepared: Prepared) -> None:
+    """Refuse a task whose models cannot be audited.
+
+    Raises:
+        AuditError: it is not classification.
+    """
+    if prepared.config.task.name != "classification":
+        raise AuditError(
+            f"this audit is for classifiers, not for the task {prepared.config.task.name!r}",
+            fix="forgetmi unlearn makes the unlearned model; from Python, forgetmi.runs.pipeline.run(config, "
+            "until='retrained') makes those that it is to be compared with",
+        )
+
+
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
     """Score the models, attack them, judge: writes ``evidence.json`` and ``run.json``; returns the evidence.
 
@@ -159,8 +192,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     mark = fingerprint(SCHEMA, *depends)
     evidence_file = folder.path / "evidence.json"
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
-        if config.task.name != "classification":
-            raise AuditError(f"this audit is for classifiers, not for the task {config.task.name!r}")
+        check_audit(prepared)
         trainer = trainer_of(prepared, folder, None)
         context = AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)  # type: ignore[attr-defined]
         with measured(trainer.device) as cost:

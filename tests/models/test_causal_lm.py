@@ -156,7 +156,7 @@ def test_adapters_depend_on_the_seed_and_on_nothing_else():
     with pytest.raises(ConfigError, match=r"lora\.targets.*c_attn"):
         model.adapted(LoraOptions(targets=("q_proj",)), 0)
     named = model.adapted(LoraOptions(targets=("c_attn",)), 0)
-    assert [name.rpartition(".")[2] for name, _ in lora_layers(named)] == ["c_attn"] * 2
+    assert [name.rpartition(".")[2] for name, _ in lora_layers(named.lm)] == ["c_attn"] * 2
 
 
 @pytest.mark.parametrize("what", ["full", "lora", "merged", "bfloat16", "llama_tied"])

@@ -3,7 +3,7 @@ import random
 import pytest
 
 from forgetmi.errors import ConfigError, DataError, ModelError
-from forgetmi.models.tokenizer import load_tokenizer, save_tokenizer, train_tokenizer
+from forgetmi.models.tokenizer import END, PAD, load_tokenizer, save_tokenizer, train_lm_tokenizer, train_tokenizer
 
 TEXTS = [
     "No acute cardiopulmonary abnormality.",
@@ -93,3 +93,21 @@ def test_what_cannot_be_read_or_trained(tmp_path):
     for texts in ([], ["  "], ["once"]):
         with pytest.raises(DataError, match="no word often enough"):
             train_tokenizer(texts, 50, model="wordlevel")
+
+
+def test_of_a_language_model_every_text_comes_back_and_the_vocabulary_depends_on_no_order():
+    texts = ["The heart is large.", "The lungs are clear. MRN 1234567", "The heart is large; fieber 38,5 °C"] * 3
+    trained = train_lm_tokenizer(texts, 300, min_frequency=2)
+    again = [train_lm_tokenizer(order, 300, min_frequency=2) for order in (texts[::-1], texts)]
+    assert all(other.to_str() == trained.to_str() for other in again)
+    for text in (*texts, "never seen: äß漢 \n\t x"):
+        assert trained.decode(trained.encode(text).ids, skip_special_tokens=False) == text
+    assert trained.token_to_id(END) == 0 and trained.token_to_id(PAD) == 1
+    assert 258 < trained.get_vocab_size() <= 300
+    assert len(trained.encode("The heart is large.").ids) < len("The heart is large.") / 2
+    assert not [token for token in trained.get_vocab() if sum(letter.isdigit() for letter in token) > 1]
+    for wrong in ({"vocab_size": 200}, {"vocab_size": 300, "min_frequency": 0}):
+        with pytest.raises(ConfigError):
+            train_lm_tokenizer(texts, **wrong)
+    with pytest.raises(DataError):
+        train_lm_tokenizer([" "], 300)
