@@ -36,9 +36,12 @@ class Moments:
     squares: Floats
 
 
-def blocks(n_references: int, n: int) -> Iterator[slice]:
-    """Slices of records, of about one size; never one record among many, which numpy would sum in another order."""
-    parts = max(1, round(n * n_references / _BLOCK))
+def blocks(n_references: int, n: int, values: int = _BLOCK) -> Iterator[slice]:
+    """Slices of records, of about one size and ``values`` of the references each.
+
+    Never one record among many, which numpy would sum in another order.
+    """
+    parts = max(1, round(n * n_references / values))
     edges = np.linspace(0, n, min(parts, max(1, n // 2)) + 1).astype(np.int64)
     for low, high in pairwise(edges.tolist()):
         yield slice(low, high)

@@ -24,6 +24,7 @@ TIES = ("count", "strict")
 
 # Two likelihood ratios that differ by less than this in logarithm are one value that was rounded twice.
 _ROUNDING = 1e-12
+_BLOCK = 131_072  # values at a time: 1 MiB; a few large blocks take less time than many small ones
 
 
 def rmia_scores(
@@ -100,7 +101,7 @@ def _log_ratio(loss: Floats, references: Floats, out: tuple[Bools, Ints] | None,
     """ln(p_theta / p) [n], p of all references, or ``out``: but those that saw the record [K, n]; and how many not."""
     n_references, n = references.shape
     log_p = np.empty(n)
-    for block in blocks(n_references, n):
+    for block in blocks(n_references, n, _BLOCK):
         among = None if out is None else (~out[0][:, block], out[1][block])
         log_p[block] = _log_mean(references[:, block], among, a)
     ratio: Floats = -loss - log_p
