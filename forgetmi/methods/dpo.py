@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -122,11 +123,9 @@ def other_answers(job: UnlearningJob, answers: str) -> Choices:
         DataError: ``answers`` is ``own``, and a forget record has none.
     """
     loader, forget = job.fit_loader(), job.partition.forget
-    loader.answered(forget[:1], ["?"])  # refused here, before anything is trained
-    if answers != OWN:
-        given = refusals(answers)
-        return lambda index: given
-    found = {index: own_answers(loader, index) for index in forget}
+    list_of_all = () if answers == OWN else refusals(answers)
+    found: dict[int, Sequence[str]] = {index: list_of_all or own_answers(loader, index) for index in forget}
+    loader.answered(forget[:1], found[forget[0]][:1])  # refused here, before anything is trained
     return found.__getitem__
 
 
