@@ -35,6 +35,7 @@ class Lume:
 
     Attributes:
         root: the folder.
+        retain_root: where the retain files are, if elsewhere.
         part: tasks or mia.
         parts: of the challenge's files, ``train``, ``validation`` or both. The open release has no such parts.
         tasks: those that are read; rows of others are left out and counted.
@@ -50,6 +51,7 @@ class Lume:
     license_note: ClassVar[str] = "Apache-2.0 (open release): name Ramakrishna et al. (2025)"
 
     root: Path
+    retain_root: Path | None = None
     part: Literal["tasks", "mia"] = "tasks"
     parts: tuple[Literal["train", "validation"], ...] = ("train",)
     tasks: tuple[Task, ...] = ("Task1", "Task2", "Task3")
@@ -114,7 +116,7 @@ class Lume:
         return records
 
     def _table(self, source: str) -> TextTable:
-        root = Path(self.root)
+        root = Path((self.retain_root or self.root) if source == "retain" else self.root)
         folders = [root, root / "data"]
         names = [source]
         if any(path.name.startswith(f"{source}_") for folder in folders for path in folder.glob("*")):

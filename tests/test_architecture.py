@@ -37,7 +37,7 @@ FLOORS: list[set[str]] = [
     {"settings", "inputs"},
     {"model_settings"},
     {"config"},
-    {"runs"},
+    {"runs", "semeval"},
     {"cli"},
 ]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
@@ -118,16 +118,19 @@ class GRIN:
             return {
                 name: torch.rand(weight.shape, generator=draw).to(weight.device) for name, weight in weights.items()
             }
-        over = {"batch_size": self.batch_size, "device": job.trainer.device}
-        found = mean_gradient(model, job.task, job.fit_loader(), job.partition.forget, **over)
+        found = self._gradient(job, model, job.partition.forget)
         if self.score == "forget":
             return {name: gradient.abs() for name, gradient in found.items()}
         wanted = len(job.partition.forget) if self.retain_records is None else self.retain_records
         drawn = numpy_generator(job.seed, self.name, "retain").permutation(job.partition.retain)[:wanted]
-        retained = mean_gradient(model, job.task, job.fit_loader(), sorted(drawn.tolist()), **over)
+        retained = self._gradient(job, model, sorted(drawn.tolist()))
         for name in list(found):  # one after another, so that no third set of them is held
             found[name] = gradient_ratio(found[name], retained.pop(name), self.epsilon)
         return found
+
+    def _gradient(self, job: UnlearningJob, model: nn.Module, indices: Sequence[int]) -> dict[str, Tensor]:
+        size, device = self.batch_size, job.trainer.device
+        return mean_gradient(model, job.task, job.fit_loader(), indices, batch_size=size, device=device)
 
     def _excluded(self, job: UnlearningJob, model: nn.Module) -> set[str]:
         names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -75,7 +75,7 @@ class WHP:
     def _labels(self, job: UnlearningJob) -> dict[int, Tensor]:
         """Position of a forget record to the generic label of each of its answer tokens, on the CPU."""
         task, device, seed = _tokens(job), job.trainer.device, job.seed
-        reinforced, objective = job.copy_of_original(), task_objective(task, "forget")
+        reinforced, objective = job.copy_of_original(), task_objective(job.task, "forget")
         plan = job.visits("forget", self.reinforce.batch_size)
         same = job.identity(self)
         job.trainer.fit(reinforced, plan, objective, self.reinforce, seed=seed, name=self._reinforced, identity=same)

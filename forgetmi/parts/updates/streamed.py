@@ -35,8 +35,9 @@ def mean_gradient(
 
     def added(name: str) -> Callable[[Tensor], None]:
         def hook(parameter: Tensor) -> None:
-            sums[name] += parameter.grad
-            parameter.grad = None
+            if parameter.grad is not None:
+                sums[name] += parameter.grad
+                parameter.grad = None
 
         return hook
 
@@ -48,7 +49,7 @@ def mean_gradient(
             model.eval()
             for batch in loader.batches(indices, batch_size):
                 total, tokens = _total(model, task, batch.to(device))
-                total.backward()  # type: ignore[no-untyped-call]
+                total.backward()
                 count += tokens
     finally:
         for handle in handles:
