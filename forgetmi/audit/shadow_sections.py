@@ -104,7 +104,8 @@ def _vulnerability(
     """Exposed at the decision box's share of false alarms: by LiRA before, by U-LiRA after unlearning."""
     if before is None or after is None:
         return None
-    scores, thresholds = [], []
+    scores: list[Floats] = []
+    thresholds: list[float] = []
     for result in (before, after):
         if result.scores is None or result.member is None or result.patient is None:
             return None
@@ -114,7 +115,8 @@ def _vulnerability(
         scores.append(result.scores[result.member])
         patients = result.patient[result.member]
     view = vulnerability_view(
-        *scores,
+        scores[0],
+        scores[1],
         patients,
         before_threshold=thresholds[0],
         after_threshold=thresholds[1],
