@@ -35,7 +35,7 @@ def test_an_audit_judges_every_candidate(audit):
 
 def test_rates_count_what_failed(audit):
     alarm = {**audit, "decisions": {**audit["decisions"], "held-out retrained 0": "fail", "original": "pass"}}
-    clear = {name: "pass" for name in audit["decisions"]} | {"original": "fail"}
+    clear = dict.fromkeys(audit["decisions"], "pass") | {"original": "fail"}
     row = benchmark.summary(SMALL, [alarm, {**audit, "decisions": clear}])
     others = sum(audit["decisions"][f"held-out retrained {i}"] == "fail" for i in range(1, benchmark.HELD_OUT))
     assert row["false_alarms"] == 1 + others and row["held_out"] == 2 * benchmark.HELD_OUT
