@@ -77,8 +77,8 @@ def control_attacks(
                 "member_vs_member",
                 "half of the retained patients against the other half",
                 "Does the audit see a difference where there is none?",
-                "Random halves differ by chance alone: outside in 1 of 60 audits by chance, otherwise the measuring is "
-                "at fault.",
+                f"Random halves differ by chance alone: outside in 1 of {round(1.0 / (1.0 - level))} audits by "
+                "chance, otherwise the measuring is at fault.",
                 (part("retain", first), part("retain", ~first)),
             ),
             "forget_vs_retain": attack(

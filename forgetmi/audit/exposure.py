@@ -26,10 +26,9 @@ from forgetmi.audit.exposure_rule import (
     decide,
     look,
     ranking_p,
-    standing_out,
 )
 from forgetmi.audit.exposure_words import Said, words
-from forgetmi.audit.measurements import generator, people_found
+from forgetmi.audit.measurements import generator, people_found, people_standing_out
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.pictures import reduced_roc
 from forgetmi.audit.schema import validate_document
@@ -253,7 +252,7 @@ def _on_model(result: AttackResult, looks: Sequence[Look], options: ExposureOpti
         for name, turned in (("known", False), ("marked", True))
     }
     beyond = {
-        f"beyond_all_{name}": standing_out(result, turned=turned)[0]
+        f"beyond_all_{name}": people_standing_out(result, turned=turned).count
         for name, turned in (("known", False), ("marked", True))
     }
     return {

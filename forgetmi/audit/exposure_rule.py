@@ -22,12 +22,12 @@ import numpy as np
 
 from forgetmi.attacks.membership import ATTACKS
 from forgetmi.attacks.membership.result import AttackResult
-from forgetmi.audit.measurements import by_patient
+from forgetmi.audit.measurements import people_standing_out
 from forgetmi.audit.options import COMPARISON_ATTACK
 from forgetmi.errors import AuditError, ConfigError, did_you_mean
 from forgetmi.metrics.intervals import Interval, clopper_pearson
 from forgetmi.metrics.power import detectable_auc
-from forgetmi.metrics.testing import adjusted_p_values, permutation_null
+from forgetmi.metrics.testing import adjusted_p_values, chance_of_standing_out, permutation_null
 
 Outcome = Literal["exposed", "none_found", "cannot_tell"]
 Kind = Literal["ranking", "standing_out"]
@@ -141,11 +141,10 @@ def look(
         side: Direction = "known" if figure.value >= 0.5 else "marked"
         p = ranking_p(result, np.random.default_rng(seed), n_permutations)
         found.append(Look(name, "ranking", side, figure.value, figure.interval, None, p, 1.0))
-        counts = {turned: standing_out(result, turned=turned) for turned in (False, True)}
-        ps = {turned: standing_out_p(*counts[turned]) for turned in counts}
-        turned = ps[True] < ps[False]
-        k, n, _ = counts[turned]
-        p = min(1.0, 2.0 * ps[turned])
+        sides = {turned: people_standing_out(result, turned=turned) for turned in (False, True)}
+        turned = sides[True].chance < sides[False].chance
+        k, n = sides[turned].count, sides[turned].n_members
+        p = min(1.0, 2.0 * sides[turned].chance)
         side = "marked" if turned else "known"
         found.append(Look(name, "standing_out", side, k / n, clopper_pearson(k, n, level), k, p, 1.0))
     adjusted = adjusted_p_values([one.p for one in found])
@@ -176,23 +175,6 @@ def ranking_p(result: AttackResult, rng: np.random.Generator, n_permutations: in
     return permutation_null(result.scores, result.member, result.patient, rng, n_permutations).p_two_sided
 
 
-def standing_out(result: AttackResult, *, turned: bool) -> tuple[int, int, int]:
-    """(people scored above every outsider, people, outsiders); a patient's score is the highest of their records'."""
-    highest, member = by_patient(result, turned=turned)
-    count = int((highest[member] > highest[~member].max()).sum())
-    return count, int(member.sum()), int((~member).sum())
-
-
-def standing_out_p(count: int, n_members: int, n_others: int) -> float:
-    """Chance that the ``count`` highest of all people are members, were everybody exchangeable.
-
-    >>> standing_out_p(1, 3, 7), standing_out_p(0, 3, 7)
-    (0.3, 1.0)
-    """
-    total = n_members + n_others
-    return float(np.prod([(n_members - i) / (total - i) for i in range(count)]))
-
-
 @dataclass(frozen=True)
 class Limits:
     """What an audit of this size could have seen.
@@ -201,7 +183,8 @@ class Limits:
         n_looks: m, looks at the model.
         detectable_auc: the smallest AUC that is found in 8 of 10 such audits even if it is the only finding; ``None``
             where not even a perfect attack would be.
-        noticed_people: were so many people scored above every outsider, it would be noticed; ``None``: not even all.
+        noticed_people: were so many people scored above every outsider, it would be noticed, if all have as many
+            records; ``None``: not even all.
         largest_auc: the largest AUC, either way, inside of an attack's interval: up to this one nothing is excluded.
     """
 
@@ -215,7 +198,7 @@ def limits(looks: Sequence[Look], n_members: int, n_others: int, alpha: float) -
     """Limits at Bonferroni's level alpha / m, at which Holm's method begins."""
     each = alpha / max(1, len(looks))
     noticed = next(
-        (k for k in range(1, n_members + 1) if 2.0 * standing_out_p(k, n_members, n_others) <= each),
+        (k for k in range(1, n_members + 1) if 2.0 * chance_of_standing_out(k, n_members, n_others) <= each),
         None,
     )
     ends = [(one.interval.low, one.interval.high) for one in looks if one.kind == "ranking"]

@@ -58,12 +58,7 @@ def _held_out(
     stand on both sides, and pull the others away from itself. With two retrained models that cannot be.
     """
     others = [model for i, model in enumerate(retrained) if i != index]
-    comparing = [
-        name
-        for name in options.attacks
-        if "retrained" in (kinds := getattr(ATTACKS[name], "references", ()))
-        and next((kind for kind in kinds if kind in source.n_references), None) == "retrained"
-    ]
+    comparing = [name for name in options.attacks if _references(name, source, options) == "retrained"]
     found = []
     given = [source.of(model, without={retrained[index].weights_sha256}) for model in others] if len(others) > 1 else []
     for criterion in as_candidate(criteria, index):
@@ -74,3 +69,12 @@ def _held_out(
             criterion = replace(criterion, retrained=readings)
         found.append(criterion)
     return found
+
+
+def _references(name: str, source: SignalSource, options: AuditOptions) -> str | None:
+    """The kind of reference models that an attack compares with here."""
+    kinds = getattr(ATTACKS[name], "references", ())
+    chosen: str | None = options.attack_options.get(name, {}).get("reference_models") or next(
+        (kind for kind in kinds if kind in source.n_references), None
+    )
+    return chosen

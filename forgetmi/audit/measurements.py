@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import expit, softmax
 
 from forgetmi.attacks.membership import ATTACKS
-from forgetmi.attacks.membership.patients import Rule, combine, patient_result
+from forgetmi.attacks.membership.patients import PatientScores, Rule, combine, patient_result
 from forgetmi.attacks.membership.result import AttackResult, PartSignals
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.part_signals import SignalSource
@@ -21,6 +21,7 @@ from forgetmi.metrics.epsilon import EpsilonBound, epsilon_over_thresholds
 from forgetmi.metrics.figure import Figure, measure
 from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval, clopper_pearson
 from forgetmi.metrics.roc import Bools, Floats, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
+from forgetmi.metrics.testing import StandingOut, standing_out
 from forgetmi.metrics.utility import Utility, multiclass_utility, multilabel_utility
 
 UTILITY_PARTS = ("forget", "retain", "test")
@@ -164,42 +165,42 @@ def _utility(
 
 def by_patient(result: AttackResult, *, turned: bool, rule: Rule = "max") -> tuple[Floats, Bools]:
     """A score of each patient [p], by default the highest of their records', and whether they are forgotten ones."""
+    combined, member = _combined(result, turned=turned, rule=rule)
+    return combined.scores, member
+
+
+def _combined(result: AttackResult, *, turned: bool, rule: Rule) -> tuple[PatientScores, Bools]:
     if result.scores is None or result.member is None or result.patient is None:
         raise AuditError(f"attack {result.name!r} scores no records and cannot be the headline")
     combined = combine(-result.scores if turned else result.scores, result.patient, rule)
-    return combined.scores, combined.members(result.member, result.patient)
+    return combined, combined.members(result.member, result.patient)
+
+
+def people_standing_out(result: AttackResult, *, turned: bool) -> StandingOut:
+    """Forgotten patients above (turned round: below) every test patient, by the highest of their records' scores."""
+    combined, forgotten = _combined(result, turned=turned, rule="max")
+    return standing_out(combined.scores, forgotten, combined.n_records)
 
 
 def _standing_out(result: AttackResult, options: AuditOptions, *, turned: bool) -> Figure:
-    highest, forgotten = by_patient(result, turned=turned)
+    found = people_standing_out(result, turned=turned)
     n_samples = 0 if result.scores is None else result.scores.size
-    limit = highest[~forgotten].max()
-    p, n = int(forgotten.sum()), int((~forgotten).sum())
-    k, level = int((highest[forgotten] > limit).sum()), options.level_of("people")
+    k, p, n, level = found.count, found.n_members, found.n_nonmembers, options.level_of("people")
     interval = clopper_pearson(k, p, level)
-    if chance_of_standing_out(k, p, n) > 1.0 - level:
+    if found.chance > 1.0 - level:
         # the highest test patient is a draw too: so many stand out by chance
         interval = replace(interval, low=0.0, method="exact; from 0 where so many stand out by chance")
     return Figure(
         name="marked_out" if turned else "exposed",
         value=k / p,
         interval=interval,
-        n_patients=highest.size,
+        n_patients=p + n,
         n_samples=n_samples,
         direction="remembers_below" if turned else "remembers_above",
         sentence=f"{k} of {p} forgotten patients are scored {'lower' if turned else 'higher'} than every one of {n} "
         "patients who were never in training.",
         counts={"tp": k, "n_members": p, "n_nonmembers": n},
     )
-
-
-def chance_of_standing_out(k: int, n_members: int, n_nonmembers: int) -> float:
-    """P(at least k members lie above every non-member) when all scores are exchangeable.
-
-    The k highest of all must be members: prod over i < k of (P - i) / (P + N - i).
-    """
-    steps = np.arange(k)
-    return float(np.prod((n_members - steps) / (n_members + n_nonmembers - steps)))
 
 
 def _as_patients(result: AttackResult, options: AuditOptions, rng: np.random.Generator) -> AttackResult | None:

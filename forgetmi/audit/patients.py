@@ -148,13 +148,18 @@ def _retained(risks: PatientRisks, options: AuditOptions) -> dict[str, Any]:
     def told(count: int) -> int | None:
         return None if 0 < count < options.min_cell else count
 
-    follows = told(newly[0]) is None or told(no_longer) is None
+    before, after, new, gone = map(told, (int(flagged[0].sum()), int(flagged[1].sum()), newly[0], no_longer))
+    # after = before + new - gone: of the four never one alone is held back, for it would follow from the others
+    if None in (before, new, gone):
+        after = None
+    elif after is None:
+        gone = None
     return {
         "patients": risks.patients.size,
-        "flagged_before": told(int(flagged[0].sum())),
-        "flagged_after": None if follows else told(int(flagged[1].sum())),
-        "newly_flagged": told(newly[0]),
-        "no_longer_flagged": told(no_longer),
+        "flagged_before": before,
+        "flagged_after": after,
+        "newly_flagged": new,
+        "no_longer_flagged": gone,
         "newly_flagged_retrained": [told(count) for count in newly[1:]],
     }
 

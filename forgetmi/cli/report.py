@@ -11,7 +11,7 @@ from forgetmi.cli import common
 
 def report(
     run: common.RunDir,
-    pdf: Annotated[bool, typer.Option("--pdf", help="Also report.pdf; needs the extra forgetmi[pdf].")] = False,
+    pdf: Annotated[bool, typer.Option("--pdf", help="Also report.pdf; needs the extra pdf.")] = False,
 ) -> None:
     """Render report.html and model_card.md again from run.json and evidence.json; nothing is computed.
 

@@ -137,6 +137,64 @@ def auc_p_value(value: float, n_members: int, n_nonmembers: int, *, alternative:
     return float(tails[alternative])
 
 
+def chance_of_standing_out(k: int, n_members: int, n_nonmembers: int) -> float:
+    """P(at least k of P members lie above each of N non-members) when all P + N are exchangeable.
+
+    The k highest of all must be members: prod over i < k of (P - i) / (P + N - i).
+
+    >>> chance_of_standing_out(1, 3, 7), chance_of_standing_out(0, 3, 7)
+    (0.3, 1.0)
+    """
+    steps = np.arange(k)
+    return float(np.prod((n_members - steps) / (n_members + n_nonmembers - steps)))
+
+
+@dataclass(frozen=True)
+class StandingOut:
+    """Member patients above every non-member.
+
+    Attributes:
+        count: how many.
+        n_members, n_nonmembers: patients.
+        chance: of so many, were patients with the same number of records exchangeable.
+    """
+
+    count: int
+    n_members: int
+    n_nonmembers: int
+    chance: float
+
+
+def standing_out(scores: ArrayLike, member: ArrayLike, n_records: ArrayLike) -> StandingOut:
+    """Count members above every non-member, and say how likely so many are by chance.
+
+    A patient's score may be the highest of their records, and more records make it higher without any leak. So
+    membership is thought to be dealt out anew among patients with the same number of records only: given the scores, as
+    many stand out again if the highest ``count`` patients are all members, with probability prod over numbers of
+    records s of :func:`chance_of_standing_out` (k_s, P_s, N_s), exactly. Where all have equally many records that is
+    the one factor (ties among non-members change nothing; a tie of a member with the highest non-member does not
+    count). A patient with as many records as no non-member has proves nothing: the factor is 1.
+
+    Args:
+        scores: [patients], higher = member.
+        member: [patients].
+        n_records: [patients].
+    """
+    values, truth = check_scores(scores, member)
+    held = np.asarray(n_records)
+    above = truth & (values > values[~truth].max())
+    chances = [
+        chance_of_standing_out(
+            int((above & (held == number)).sum()),
+            int((truth & (held == number)).sum()),
+            int((~truth & (held == number)).sum()),
+        )
+        for number in np.unique(held[above])
+    ]
+    sizes = int(truth.sum()), int((~truth).sum())
+    return StandingOut(int(above.sum()), *sizes, float(np.prod(chances)))
+
+
 def adjusted_p_values(p_values: ArrayLike, correction: Correction = "holm") -> Floats:
     """p-values [k] corrected for there being k of them; compare with the level as before.
 

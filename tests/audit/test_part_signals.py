@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import permutations
 
 import numpy as np
 import pytest
 
 from forgetmi.attacks.membership import signals
 from forgetmi.audit.known_answers import known_answers
-from forgetmi.audit.measurements import chance_of_standing_out, measure_model
+from forgetmi.audit.measurements import measure_model
 from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.part_signals import SignalSource
 from forgetmi.audit.scores import ReferenceScores, retrained_as_references
@@ -81,18 +80,6 @@ def test_references_that_do_not_fit_are_refused(world, trio, change):
         del parts["validation"]
     with pytest.raises(AuditError, match="shadows"):
         SignalSource(world.parts, world.context, trio[2], {"shadows": ReferenceScores("shadows", parts)})
-
-
-def test_the_chance_of_standing_out_by_counting_orders():
-    for n_members, n_others in ((2, 3), (3, 2), (1, 4)):
-        orders = list(permutations(range(n_members + n_others)))
-        for k in range(1, n_members + 1):
-            hits = 0
-            for order in orders:
-                members, others = order[:n_members], order[n_members:]
-                hits += sum(rank > max(others) for rank in members) >= k
-            assert chance_of_standing_out(k, n_members, n_others) == pytest.approx(hits / len(orders))
-    assert chance_of_standing_out(0, 5, 5) == 1.0
 
 
 def test_twenty_exposed_of_two_thousand_are_seen_although_the_average_is_not():

@@ -95,6 +95,23 @@ def test_a_small_count_is_not_told_and_does_not_follow(newly, told):
     assert (section["flagged_after"], section["newly_flagged"]) == told
 
 
+@pytest.mark.parametrize("before", range(0, 40, 3))
+@pytest.mark.parametrize("newly", [0, 3, 15])
+@pytest.mark.parametrize("gone", [0, 4, 9, 14, 33])
+def test_no_small_count_follows_from_the_other_three(before, newly, gone):
+    if gone > before:
+        return
+    flagged = np.zeros((3, 100), dtype=bool)
+    flagged[0, :before] = True
+    flagged[1, gone:before] = flagged[1, 50 : 50 + newly] = True
+    parts = {"test": World(sizes={"test": 50}).parts["test"]}
+    section = risk_section(risks(flagged[:, :30]), risks(flagged), parts, QUICK)["retained"]
+    told = [section[key] for key in ("flagged_before", "flagged_after", "newly_flagged", "no_longer_flagged")]
+    assert told.count(None) != 1
+    for value, true in zip(told, (before, before - gone + newly, newly, gone), strict=True):
+        assert value is None or (value == true and not 0 < value < QUICK.min_cell)
+
+
 def test_few_patients_have_no_spread(audit):
     world, _ = audit
     section = risk_section(

@@ -11,7 +11,13 @@ from forgetmi.errors import AuditError
 from forgetmi.metrics import testing
 from forgetmi.metrics.intervals import null_auc_sd
 from forgetmi.metrics.roc import auc
-from forgetmi.metrics.testing import adjusted_p_values, auc_p_value, permutation_null
+from forgetmi.metrics.testing import (
+    adjusted_p_values,
+    auc_p_value,
+    chance_of_standing_out,
+    permutation_null,
+    standing_out,
+)
 
 
 def test_null_variance_pins():
@@ -129,3 +135,34 @@ def test_refuses():
     for wrong in ([], [0.5, 1.2], [np.nan], [[0.5]]):
         with pytest.raises(AuditError, match="p-values"):
             adjusted_p_values(wrong)
+
+
+@pytest.mark.parametrize(("n_members", "n_others"), [(2, 3), (3, 2), (1, 4), (3, 4)])
+def test_the_chance_of_standing_out_by_counting_orders(n_members, n_others):
+    orders = list(itertools.permutations(range(n_members + n_others)))
+    for k in range(n_members + 1):
+        hits = sum(sum(rank > max(order[n_members:]) for rank in order[:n_members]) >= k for order in orders)
+        assert chance_of_standing_out(k, n_members, n_others) == pytest.approx(hits / len(orders))
+
+
+def test_standing_out_compares_patients_with_as_many_records():
+    """Brute force: all dealings of membership among patients with the same number of records."""
+    scores = np.array([9.0, 8.0, 7.0, 6.0, 5.0, 4.0, 3.0, 3.0])
+    records = np.array([2, 1, 2, 1, 2, 1, 1, 2])
+    member = np.array([1, 1, 1, 0, 0, 0, 1, 0], dtype=bool)
+    found = standing_out(scores, member, records)
+    assert (found.count, found.n_members, found.n_nonmembers) == (3, 4, 4)
+    hits = total = 0
+    for chosen in itertools.combinations(range(8), 4):
+        other = np.isin(np.arange(8), chosen)
+        if (records[other] == 2).sum() == (records[member] == 2).sum():
+            total += 1
+            hits += (other & (scores > scores[~other].max())).sum() >= 3
+    assert found.chance == pytest.approx(hits / total)
+
+
+def test_one_number_of_records_is_the_plain_formula_and_an_unmatched_one_proves_nothing():
+    scores, member = np.arange(10.0), np.arange(10) > 6
+    assert standing_out(scores, member, np.ones(10)).chance == chance_of_standing_out(3, 3, 7)
+    assert standing_out(scores, member, np.where(member, 5, 1)).chance == 1.0
+    assert standing_out(np.zeros(10), member, np.ones(10)).count == 0  # a tie does not stand out
