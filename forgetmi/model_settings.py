@@ -140,6 +140,8 @@ def _complete(
 
         found = _complete_causal_lm(settings, {})
         problems = _problems(CausalLMConfig, found, "model")
+        if found.get("tuning") == "qlora":
+            problems.append("model.tuning: a run stores whole models, and weights in 4 bits are not stored; use lora")
         if len(inputs) > 1:
             problems.append(f"model.modalities: a language model reads one, not {len(inputs)}")
         problems += [

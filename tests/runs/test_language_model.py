@@ -150,13 +150,14 @@ def test_every_mistake_of_a_config_is_named_at_once(tmp_path):
         "config": {"n_embd": 4},
         "lora": {"rank": 3},
         "dtyp": "x",
+        "tuning": "qlora",
     }
     with pytest.raises(ConfigError) as caught:
         load_config(settings(tmp_path, model=model, task={"name": "causal_lm", "max_logits": 0},
                              unlearning={"method": "npo", "lora": {"r": 0, "merged": True}}))  # fmt: skip
     said = "\n".join(caught.value.problems)
     for words in ("unknown option 'max_len'", "'model_type' is required", "'rank'", "'dtyp'", "reads one, not 2",
-                  "model.modalities.film", "max_logits must be", "unlearning.lora", "'merged'"):  # fmt: skip
+                  "model.modalities.film", "in 4 bits are not stored", "max_logits must be", "unlearning.lora", "'merged'"):  # fmt: skip
         assert words in said, words
 
 
