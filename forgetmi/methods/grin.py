@@ -45,7 +45,7 @@ class GRIN:
         score: ``ratio``: s. ``forget``: |g_f| alone. ``random``: of equal size, by chance.
         epsilon: >= 0.
         noise: standard deviation, >= 0.
-        relative: in units of each tensor's own standard deviation.
+        relative: in units of each tensor's own standard deviation; a tensor of equal numbers gets none.
         exclude: ``embeddings``, ``head``: they stay the original's. Where both share a weight, either excludes it.
         inner, options: a method and its options; published are ``po``, ``npo``, ``grad_diff``.
         retain_records: for g_r; ``None``: as many as there are forget records.

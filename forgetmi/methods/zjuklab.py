@@ -146,4 +146,5 @@ def _factors(model: nn.Module) -> Adapter:
 @torch.no_grad()
 def _products(model: nn.Module) -> Adapter:
     """Name of each weight that has an adapter, in the model without it, to what the adapter adds."""
-    return {f"{name}.weight": layer.get_delta_weight(ADAPTER) for name, layer in lora_layers(model)}
+    lm, before = (model.lm, "lm.") if isinstance(model, CausalLM) else (model, "")
+    return {f"{before}{name}.weight": layer.get_delta_weight(ADAPTER) for name, layer in lora_layers(lm)}
