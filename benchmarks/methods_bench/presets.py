@@ -29,5 +29,6 @@ def presets_of(document: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    chosen = presets_of(json.loads(RESULTS.read_text(encoding="utf-8")))
+    shipped = json.loads(PRESETS.read_text(encoding="utf-8"))  # those of published recipes stay
+    chosen = {**shipped, **presets_of(json.loads(RESULTS.read_text(encoding="utf-8")))}
     PRESETS.write_text(json.dumps(chosen, indent=1) + "\n", encoding="utf-8")

@@ -1,4 +1,6 @@
-"""Options of methods that were chosen on validation records: `benchmarks/methods.py --presets` writes them."""
+"""Options of methods that were chosen on validation records (`benchmarks/methods_bench/presets.py` writes them), and
+those of published recipes.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ Presets = dict[str, dict[str, dict[str, Any]]]
 
 @cache
 def presets() -> Presets:
-    """Data set to method to options. Data like one of them may do well with the same; a validation split says."""
+    """Data set, or recipe, to method to options. Data like these may do well with the same; a validation split says."""
     found: Presets = json.loads((files("forgetmi.methods") / "presets.json").read_text(encoding="utf-8"))
     return found
 

@@ -34,3 +34,12 @@ def test_an_unknown_preset_and_one_of_other_methods_are_refused(one):
         with_preset({"method": "npo", "tuned_for": "film"})
     with pytest.raises(ConfigError, match="no preset for 'ssd'"):
         with_preset({"method": "ssd", "tuned_for": "films"})
+
+
+def test_the_recipes_of_published_tasks():
+    """SemEval-2025 task 4: four methods that may move every weight, with one budget."""
+    recipes = presets()["semeval2025_task4"]
+    assert set(recipes) == {"gradient_ascent", "grad_diff", "kl_min", "npo"}
+    built = {name: build_method(name, options) for name, options in recipes.items()}
+    assert {(m.fit.epochs, m.fit.batch_size, m.fit.lr) for m in built.values()} == {(10, 32, 1e-5)}
+    assert [getattr(built[name], "retain", None) for name in recipes] == ["nll", None, "kl", "nll"]
