@@ -18,7 +18,7 @@ from forgetmi.modalities.lm_tokenizer import read_lm_tokenizer
 from forgetmi.models.causal_lm import CausalLM, CausalLMConfig, Dtype, build_causal_lm
 from forgetmi.models.lora import LoraOptions
 from forgetmi.requests import ForgetRequest, resolve
-from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.tasks import build_task
 from forgetmi.training.reference import Reference
 from forgetmi.training.trainer import Trainer
 
@@ -82,7 +82,7 @@ def unlearn(
     model = build_causal_lm(CausalLMConfig(path=source, dtype=dtype), seed).eval()
     room = max_length or getattr(model.lm.config.get_text_config(), "max_position_embeddings", None)
     modality = DialogueModality(read_lm_tokenizer(source), room, on_long="cut", format=format)
-    task, trainer = CausalLMTask(MODALITY), Trainer(device=device, progress=progress)
+    task, trainer = build_task("causal_lm", {"modality": MODALITY}), Trainer(device=device, progress=progress)
     model.to(trainer.device)
     job = UnlearningJob(
         model=model,

@@ -7,6 +7,7 @@ import torch
 
 from forgetmi.errors import ConfigError
 from forgetmi.methods import build_method
+from forgetmi.parts.updates.projected import Smoothed
 from tests.tiny import classifier_case, killed_after, language_case, same_state, state_of
 
 SGD = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0, "clip_norm": None, "mode": "eval", "batch_size": 100}
@@ -99,5 +100,31 @@ def test_a_killed_run_resumes_bit_identically(tmp_path, kill_after):
 
 
 def test_wrong_options_are_refused_all_at_once():
-    with pytest.raises(ConfigError, match=r"(?s)retain_batch.*protect.*noise.*chunks.*unknown option 'x'"):
-        build_method("guarded", {"retain_batch": 0, "protect": -1, "noise": -1, "chunks": 0, "options": {"x": 1}})
+    wrong = {"retain_batch": 0, "smoothing": 1, "protect": -1, "noise": -1, "chunks": 0, "options": {"x": 1}}
+    with pytest.raises(ConfigError, match=r"(?s)retain_batch.*smoothing.*protect.*noise.*chunks.*unknown option 'x'"):
+        build_method("guarded", wrong)
+
+
+def test_a_smoothed_retain_gradient_is_a_running_mean():
+    """m_1 = r_1, m_2 = .8 r_2 + .2 r_1, m_3 = .8 r_3 + .16 r_2 + .04 r_1; a checkpoint goes on from there."""
+    r = torch.eye(3)
+    smoothed = Smoothed(0.2)
+    means = [smoothed.update(row) for row in r[:2]]
+    later = Smoothed(0.2)
+    later.load_state_dict(smoothed.state_dict())
+    means.append(later.update(r[2]))
+    expected = torch.tensor([[1.0, 0.0, 0.0], [0.2, 0.8, 0.0], [0.04, 0.16, 0.8]])
+    assert torch.allclose(torch.stack(means), expected)
+    assert torch.equal(later.update(torch.ones(2)), torch.ones(2))  # other weights: a new mean
+    assert torch.equal(Smoothed(0.0).update(r[1]), r[1])
+
+
+@pytest.mark.parametrize("make", CASES)
+def test_smoothing_changes_what_is_rectified_from_the_second_step_on(make):
+    def run(epochs, smoothing):
+        fit = {**SGD, "epochs": epochs, "lr": 1e-2}
+        options = {"options": {"fit": fit}, "rectify": "always", "retain_batch": 2, "smoothing": smoothing}
+        return state_of(build_method("guarded", options).unlearn(make().job(seed=2)))
+
+    assert same_state(run(1, 0.0), run(1, 0.5))
+    assert not same_state(run(3, 0.0), run(3, 0.5))
