@@ -241,6 +241,7 @@ def _model(measurement: Measurement) -> dict[str, Any]:
         "exposed": measurement.exposed.to_dict(),
         "marked_out": measurement.marked_out.to_dict(),
         "loss_difference": measurement.loss_difference.to_dict(),
+        "headline_by_formula": measurement.by_formula.to_dict(),
     }
 
 

@@ -295,6 +295,7 @@ class ModelEvidence(Document):
     exposed: FigureEvidence
     marked_out: FigureEvidence
     loss_difference: FigureEvidence
+    headline_by_formula: IntervalEvidence = Field(description="of the headline AUC, by DeLong, not by resampling")
 
 
 class ModelsEvidence(Document):

@@ -211,7 +211,8 @@ def _cautions(said: Said, options: ExposureOptions) -> list[str]:
     if max(each) > 1.25 * min(each):
         cautions.append(
             f"People have {each[0]:.1f} records each, outsiders {each[1]:.1f}. A person's score is that of their "
-            "highest record: more records make it higher, memory or not."
+            "highest record: more records make it higher, memory or not. Who stands out is judged among people with as "
+            "many records; the counts of people named are not."
         )
     for name in ("shadows", "unlearned_shadows"):
         models = table.references(name)

@@ -74,6 +74,7 @@ def histogram_figure(histograms: Mapping[str, Any]) -> Markup:
     """Loss of forgotten, retained and test records, one panel a model, as shares of the part."""
     from matplotlib import rc_context
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     with rc_context(_RC):
         figure = Figure(figsize=(9.2, 3.5), layout="constrained")
@@ -84,6 +85,9 @@ def histogram_figure(histograms: Mapping[str, Any]) -> Markup:
                 share = [count / total for count in counts]
                 axis.stairs(share, histograms["edges"], label=_PART_NAMES[part], **_PART_STYLES[part])
             axis.set_xscale("log")
+            axis.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0), numticks=5))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter(NullFormatter())  # within a decade it would write one over the other
             axis.set_title(f"{role} (pooled)" if role == "retrained" else role, fontsize=11)
             axis.set_xlabel(f"loss of a record ({histograms['unit']}, log scale)")
         axes[0].set_ylabel("share of records")

@@ -17,6 +17,7 @@ from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.part_signals import SignalSource
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
 from forgetmi.errors import AuditError
+from forgetmi.metrics.delong import delong_interval
 from forgetmi.metrics.epsilon import EpsilonBound, epsilon_over_thresholds
 from forgetmi.metrics.figure import Figure, measure
 from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval, clopper_pearson
@@ -53,6 +54,7 @@ class Measurement:
         epsilon: the privacy loss that the headline attack proves, a patient's score being the mean of their records'.
         loss_difference: forget CE minus test CE. Far above the retrained models' it marks the forgotten records.
         attack_intervals: attack to the interval of its AUC at the level at which it is judged.
+        by_formula: the headline AUC's interval by DeLong's formula, without resampling: a check of the other one.
     """
 
     scores: ModelScores
@@ -67,6 +69,7 @@ class Measurement:
     epsilon: EpsilonBound
     loss_difference: Figure
     attack_intervals: Mapping[str, Interval]
+    by_formula: Interval
 
 
 def measure_model(
@@ -117,6 +120,7 @@ def measure_model(
             name: _judged_interval(result, options, generator(seed, f"judged {name}"))
             for name, result in attacks.items()
         },
+        by_formula=_by_formula(attacks[options.headline], options),
     )
 
 
@@ -209,11 +213,22 @@ def _as_patients(result: AttackResult, options: AuditOptions, rng: np.random.Gen
     return patient_result(result, rng, rule="mean", n_resamples=options.n_bootstrap, level=options.level)
 
 
+def _by_formula(result: AttackResult, options: AuditOptions) -> Interval:
+    if result.scores is None or result.member is None or result.patient is None:
+        raise AuditError(f"attack {result.name!r} scores no records and cannot be the headline")
+    return delong_interval(result.scores, result.member, result.patient, level=options.level)
+
+
 def _epsilon(result: AttackResult, options: AuditOptions) -> EpsilonBound:
     # the mean: it does not favour patients with many records, which the bound would take for a leak
     values, forgotten = by_patient(result, turned=False, rule="mean")
     return epsilon_over_thresholds(
-        values, forgotten, patients=np.arange(values.size), delta=options.delta, alpha=1.0 - options.level
+        values,
+        forgotten,
+        patients=np.arange(values.size),
+        delta=options.delta,
+        alpha=1.0 - options.level,
+        law=options.epsilon_law,
     )
 
 

@@ -78,4 +78,5 @@ def _audit(
         guesses=(guesses, guesses),
         delta=options.delta,
         alpha=1.0 - options.level,
+        law=options.epsilon_law,
     )

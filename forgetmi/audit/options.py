@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal, get_args
 
 from forgetmi.errors import ConfigError, did_you_mean
 
+EpsilonLaw = Literal["dp", "gaussian_dp"]
 COMPARISON_ATTACK = "published_svc"
 STANDARD = ("loss", "entropy", "modified_entropy", "svc", "calibrated", "rmia")
 PEOPLE_LOOKS = 2
@@ -33,6 +34,8 @@ class AuditOptions:
             accuse wrongly.
         label_queries: noisy copies of a record, itself among them, that the attack ``label_only`` asks about.
         delta: of the lower bounds on epsilon; 0 is pure differential privacy, the strictest claim to test.
+        epsilon_law: what the lower bounds on epsilon assume: ``dp`` nothing, ``gaussian_dp`` that the mechanism is
+            Gaussian, which no sample can prove; tighter, and there is none at a delta of 0.
         histogram_bins: bins of the loss histograms.
         min_cell: of subgroups of fewer forgotten, or fewer test, patients nothing is published.
     """
@@ -48,6 +51,7 @@ class AuditOptions:
     people_fpr: float = 0.05
     label_queries: int = 10
     delta: float = 0.0
+    epsilon_law: EpsilonLaw = "dp"
     histogram_bins: int = 12
     min_cell: int = 10
 
@@ -76,6 +80,12 @@ class AuditOptions:
             problems.append(f"label_queries must be at least 1, not {self.label_queries}")
         if not 0.0 <= self.delta < 1.0:
             problems.append(f"delta must lie in [0, 1), not {self.delta}")
+        if self.epsilon_law not in get_args(EpsilonLaw):
+            problems.append(
+                f"epsilon_law: unknown {self.epsilon_law!r}. {did_you_mean(self.epsilon_law, get_args(EpsilonLaw))}"
+            )
+        elif self.epsilon_law == "gaussian_dp" and self.delta == 0.0:
+            problems.append("epsilon_law gaussian_dp needs a delta above 0: a Gaussian mechanism has no epsilon at 0")
         if self.histogram_bins < 4:
             problems.append(f"histogram_bins must be at least 4, not {self.histogram_bins}")
         if self.min_cell < 3:

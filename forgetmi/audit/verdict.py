@@ -108,7 +108,7 @@ def judge(
         positions={c.key: c.position(c.candidate) for c in criteria},
         informative=informative,
         detectable_auc=limits[0],
-        largest_unnoticed_auc=limits[1],
+        largest_unnoticed_auc=limits[1] if informative else None,
     )
 
 

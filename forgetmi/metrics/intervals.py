@@ -31,7 +31,7 @@ from numpy.typing import ArrayLike, NDArray
 from scipy import special, stats
 
 from forgetmi.errors import AuditError
-from forgetmi.metrics.roc import Floats, Statistic, auc_statistic, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
+from forgetmi.metrics.roc import Floats, Statistic, auc_statistic, mean_statistic
 
 N_RESAMPLES = 2000
 LEVEL = 0.95
@@ -233,17 +233,6 @@ def auc_interval(
 ) -> Interval:
     """Interval of the AUC, patients of the two classes resampled separately. ``settings``: n_resamples, level."""
     statistic = auc_statistic(scores, member)
-    return bootstrap_interval(statistic, groups, rng, strata=member, bounds=(0.0, 1.0), **settings)
-
-
-def tpr_at_fpr_interval(
-    scores: ArrayLike, member: ArrayLike, groups: ArrayLike, fpr: float, rng: np.random.Generator, **settings: Any
-) -> Interval:
-    """Interval of the TPR at an FPR, the threshold found anew in each resample; none where it is not measurable."""
-    point = tpr_at_fpr(scores, member, fpr)
-    if point.reason is not None:
-        return Interval.none(point.reason, n_patients=int(np.unique(groups).size), level=settings.get("level", LEVEL))
-    statistic = tpr_at_fpr_statistic(scores, member, fpr)
     return bootstrap_interval(statistic, groups, rng, strata=member, bounds=(0.0, 1.0), **settings)
 
 

@@ -130,8 +130,7 @@ def null_patient_max_share(thresholds: ArrayLike, n_records: ArrayLike, n_in: in
 
     With p from :func:`null_share_above`, the mean over patients of 1 - (1 - p) ** n_records: the more records, the
     higher the highest by chance. Our reading: a patient's records are independent of each other when nothing leaks;
-    records that resemble each other have less chances, so that this is an upper end. :func:`permuted_seen` gives the
-    null that keeps the resemblance.
+    records that resemble each other have less chances, so that this is an upper end.
 
     Args:
         thresholds: [t].
@@ -144,28 +143,6 @@ def null_patient_max_share(thresholds: ArrayLike, n_records: ArrayLike, n_in: in
     survives = 1.0 - null_share_above(thresholds, n_in, n_out)
     result: Floats = 1.0 - (survives[:, None] ** counts).mean(axis=1)
     return result
-
-
-def permuted_seen(seen: ArrayLike, patients: ArrayLike, rng: np.random.Generator) -> Bools:
-    """Which models saw which record, dealt anew among the models patient by patient [K, n].
-
-    A patient's records move together, so whatever ties them to each other stays; what ties them to having been seen is
-    broken. Everything computed with the result is a draw from its null, for any rule from records to patients.
-
-    Args:
-        seen: [K, n].
-        patients: [n].
-        rng: deals.
-
-    Raises:
-        AuditError: shapes differ.
-    """
-    inside = np.asarray(seen, dtype=np.bool_)
-    names, codes = np.unique(np.asarray(patients), return_inverse=True)
-    if inside.ndim != 2 or codes.shape != inside.shape[1:]:
-        raise AuditError(f"seen {inside.shape} and patients {codes.shape}: [K, n] and [n]")
-    order = np.argsort(rng.random((inside.shape[0], names.size)), axis=0)
-    return np.take_along_axis(inside, order[:, codes], axis=0)
 
 
 def _models(phi: ArrayLike, seen: ArrayLike) -> tuple[Floats, Bools]:

@@ -149,17 +149,6 @@ def effective_size(records: ArrayLike, correlation: float) -> float:
     return float(held.sum() / (1.0 + (size - 1.0) * correlation))
 
 
-def power_sentence(
-    n_members: int, n_nonmembers: int, *, level: float = LEVEL, power: float = POWER, reference: float = 0.5
-) -> str:
-    """What :func:`detectable_auc` says, in words. Raises as it does."""
-    found = detectable_auc(n_members, n_nonmembers, level=level, power=power, reference=reference)
-    sample = f"With {n_members} forgotten and {n_nonmembers} other patients this audit"
-    if found is None:
-        return f"{sample} cannot detect even a perfect attack reliably (in {power:.0%} of cases)."
-    return f"{sample} can detect an AUC above {math.ceil(found * 100 - 1e-9) / 100:.2f} (in {power:.0%} of cases)."
-
-
 def _reach(level: float, power: float, reference: float) -> float:
     """Standard deviations between the reference and what is detected."""
     if not 0.0 < level < 1.0 or not 0.0 < power < 1.0 or not 0.0 <= reference <= 1.0:

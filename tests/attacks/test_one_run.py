@@ -6,35 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from forgetmi.attacks.membership.one_run import draw_canaries, one_run_audit
+from forgetmi.attacks.membership.one_run import one_run_audit
 from forgetmi.errors import AuditError
 from forgetmi.metrics.one_run_epsilon import one_run_epsilon
 
 
 def coins(m, seed=0):
     return np.random.default_rng(seed).random(m) < 0.5
-
-
-class TestCanaries:
-    def test_coins_are_thrown_by_patient(self):
-        patients = np.array(["b", "a", "b", "c", "a", "d"])
-        drawn = draw_canaries(patients, np.random.default_rng(0))
-        assert drawn.patients.tolist() == ["a", "b", "c", "d"]
-        again = draw_canaries(patients[::-1], np.random.default_rng(0))
-        assert again.included.tolist() == drawn.included.tolist()
-        out = drawn.left_out(np.append(patients, "not a canary"))
-        of = dict(zip(drawn.patients.tolist(), drawn.included.tolist(), strict=True))
-        assert out.tolist() == [not of[p] for p in patients.tolist()] + [False]
-
-    def test_coins_are_fair_and_independent(self):
-        drawn = np.array([draw_canaries(np.arange(50), np.random.default_rng(seed)).included for seed in range(400)])
-        assert stats.binomtest(int(drawn.sum()), drawn.size).pvalue > 1e-3
-        # the number of heads varies as independent coins do, not as a balanced draw
-        assert drawn.sum(axis=1).var() == pytest.approx(12.5, rel=0.25)
-
-    def test_nobody(self):
-        with pytest.raises(AuditError, match="no canary"):
-            draw_canaries([], np.random.default_rng(0))
 
 
 class TestAudit:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -70,3 +72,12 @@ def test_permuted_memberships_are_the_null_of_the_headline():
     assert original["mean"] == pytest.approx(0.5, abs=0.01)
     assert original["value"] == pytest.approx(found["positive"]["auc"])
     assert len(found["ceiling"]) == 2
+
+
+@pytest.mark.parametrize(("level", "audits"), [(0.95, "1 of 60"), (0.9, "1 of 30")])
+def test_how_often_halves_differ_by_chance_follows_the_level(level, audits):
+    world = World(1, sizes=SIZES)
+    options = replace(QUICK, level=level)
+    models = [measure_model(world.model("original", seed=i), world.parts, world.context, options, 3) for i in (1, 2)]
+    found = control_attacks(models[0], models[1], models, world.parts, options, 3)
+    assert audits in found["attacks"]["member_vs_member"]["consequence"]

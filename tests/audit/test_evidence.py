@@ -17,7 +17,7 @@ from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.pictures import reduced_roc
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
 from forgetmi.audit.wording import number
-from forgetmi.errors import AuditError
+from forgetmi.errors import AuditError, ConfigError
 from forgetmi.metrics.roc import auc, roc_curve, tpr_at_fpr
 from tests.audit.conftest import QUICK
 from tests.audit.synthetic import World
@@ -345,3 +345,23 @@ def test_multilabel_with_unknown_labels():
     assert evidence["controls"]["original"]["decision"] == "fail"
     assert evidence["time"]["share_of_retraining"] is None
     json.dumps(evidence, allow_nan=False)
+
+
+def test_the_formula_gives_about_the_interval_that_resampling_gives(evidence):
+    for model in (evidence["models"]["original"], evidence["models"]["unlearned"], *evidence["models"]["retrained"]):
+        figure, formula = model["attacks"]["loss"]["auc"], model["headline_by_formula"]
+        assert formula["method"].startswith("DeLong")
+        assert formula["low"] < figure["value"] < formula["high"]
+        width = figure["interval"]["high"] - figure["interval"]["low"]
+        for end in ("low", "high"):
+            assert formula[end] == pytest.approx(figure["interval"][end], abs=0.2 * width)
+
+
+def test_a_gaussian_mechanism_is_assumed_only_where_asked_for_and_said(audit):
+    plain = audit(options=replace(QUICK, delta=1e-5))["epsilon"]["original"]
+    assumed = audit(options=replace(QUICK, delta=1e-5, epsilon_law="gaussian_dp"))["epsilon"]["original"]
+    assert plain["mu"] is None and len(plain["assumptions"]) == 1
+    assert assumed["mu"] >= 0.0 and "Gaussian" in assumed["assumptions"][1]
+    for law, what in (("gaussian_dp", "delta above 0"), ("gausian_dp", "Did you mean 'gaussian_dp'")):
+        with pytest.raises(ConfigError, match=what):
+            AuditOptions(epsilon_law=law)

@@ -179,6 +179,14 @@ def test_the_limits_of_what_could_be_seen():
     assert verdict(figures(), n_forget=3).detectable_auc is None
 
 
+@pytest.mark.parametrize("original", [0.30, 0.42, 0.52, 0.60])
+def test_an_audit_that_can_see_nothing_states_no_limit(original):
+    """Once the first page said: right in up to -1 of 100 pairs."""
+    result = verdict(figures(original=original))
+    assert not result.informative
+    assert result.largest_unnoticed_auc is None
+
+
 @pytest.mark.parametrize(("original", "beyond"), [(0.70, "inconclusive"), (0.80, "fail")])
 def test_up_to_the_stated_limit_it_passes_and_beyond_it_does_not(original, beyond):
     limit = verdict(figures(original=original)).largest_unnoticed_auc

@@ -16,7 +16,6 @@ from forgetmi.metrics.intervals import (
     mean_interval,
     null_auc_sd,
     paired_difference_interval,
-    tpr_at_fpr_interval,
     wilson,
 )
 from forgetmi.metrics.roc import auc, auc_statistic, mean_statistic
@@ -169,14 +168,6 @@ def test_one_patient_has_no_interval():
     with pytest.raises(AuditError, match="no interval"):
         interval.contains(0.5)
     json.dumps(interval.to_dict(), allow_nan=False)
-
-
-def test_unmeasurable_rate_has_no_interval():
-    rng = np.random.default_rng(8)
-    scores, member = rng.normal(size=120), np.arange(120) < 40
-    assert "not measurable" in tpr_at_fpr_interval(scores, member, np.arange(120), 0.001, rng).reason
-    interval = tpr_at_fpr_interval(scores + 2 * member, member, np.arange(120), 0.1, rng)
-    assert 0 <= interval.low < interval.high <= 1
 
 
 def test_pairing_narrows_a_difference():

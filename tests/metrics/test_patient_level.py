@@ -12,7 +12,6 @@ from forgetmi.metrics.patient_level import (
     hanley_mcneil_se,
     null_patient_max_share,
     null_share_above,
-    permuted_seen,
     record_auc,
     survival_curve,
 )
@@ -140,28 +139,6 @@ def test_survival_is_strict():
         survival_curve([], [0.5])
 
 
-def test_permuting_keeps_patients_together_and_breaks_exposure():
-    rng = np.random.default_rng(5)
-    patients = np.repeat(np.arange(40), 3)
-    by_patient = rng.permuted(np.arange(32)[:, None] < 16 + np.zeros(40), axis=0)
-    seen = by_patient[:, patients]
-    before = seen.copy()
-    dealt = permuted_seen(seen, patients, np.random.default_rng(6))
-    assert (seen == before).all()
-    assert (dealt.sum(axis=0) == 16).all()
-    assert (dealt[:, ::3] == dealt[:, 1::3]).all() and (dealt[:, ::3] == dealt[:, 2::3]).all()
-    assert (dealt != seen).any(axis=0).all()
-    # records of a patient are copies of each other: the highest is no higher than each, and only this null knows it
-    phi = np.repeat(rng.normal(size=(32, 40)), 3, axis=1) + 2.0 * seen
-    assert record_auc(phi, seen).auc.mean() > 0.85
-    draws = [record_auc(phi, permuted_seen(seen, patients, np.random.default_rng(s))).auc for s in range(60)]
-    highest = np.concatenate([draw.reshape(40, 3).max(axis=1) for draw in draws])
-    conditional = survival_curve(highest, [0.6])[0]
-    assert conditional == pytest.approx(null_share_above([0.6], 16, 16)[0], abs=0.04)
-    assert conditional < null_patient_max_share([0.6], np.full(40, 3), 16, 16)[0] - 0.1
-    assert permuted_seen(seen, patients, np.random.default_rng(6)).tolist() == dealt.tolist()
-
-
 def test_refuses():
     phi, seen = np.zeros((4, 3)), np.repeat([True, False], 2)[:, None] & np.ones(3, dtype=bool)
     with pytest.raises(AuditError, match="models, records"):
@@ -178,5 +155,3 @@ def test_refuses():
         null_share_above([1.0], 5, 5)
     with pytest.raises(AuditError, match="one record at least"):
         null_patient_max_share([0.6], [0, 1], 5, 5)
-    with pytest.raises(AuditError, match=r"\[K, n\]"):
-        permuted_seen(seen, ["a"], np.random.default_rng(0))

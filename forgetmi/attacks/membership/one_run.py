@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from forgetmi.errors import AuditError
 from forgetmi.metrics.epsilon import ALPHA, EpsilonBound, Law, check_delta_alpha, check_one_score_a_patient
@@ -28,23 +28,6 @@ from forgetmi.metrics.one_run_epsilon import (
 from forgetmi.metrics.roc import Bools, Floats, Ints, check_scores
 
 _SHARES = 2.0 ** -np.arange(7)  # of the canaries on one side, among which a split chooses; and none
-
-
-@dataclass(frozen=True)
-class Canaries:
-    """Canary patients and their coins.
-
-    Attributes:
-        patients: [m], sorted, each once.
-        included: [m]: whether the patient's records are to be trained on.
-    """
-
-    patients: NDArray[Any]
-    included: Bools
-
-    def left_out(self, patients: ArrayLike) -> Bools:
-        """Of each record [n], by its patient: whether it must be kept out of training. Other patients: never."""
-        return np.isin(np.asarray(patients), self.patients[~self.included])
 
 
 @dataclass(frozen=True)
@@ -76,22 +59,6 @@ class OneRunResult:
     def to_dict(self) -> Mapping[str, Any]:
         """All fields, JSON-able."""
         return {**self.__dict__, "guesses": self.guesses, "bound": self.bound.to_dict()}
-
-
-def draw_canaries(patients: ArrayLike, rng: np.random.Generator) -> Canaries:
-    """Throw a fair coin for each patient.
-
-    Args:
-        patients: of the canaries' records [n]; a patient may stand there several times.
-        rng: the coins follow from it and from the set of patients, not from the order of the records.
-
-    Raises:
-        AuditError: there is no patient.
-    """
-    names = np.unique(np.asarray(patients))
-    if names.size == 0:
-        raise AuditError("no canary patients to draw")
-    return Canaries(names, rng.random(names.size) < 0.5)
 
 
 def one_run_audit(
