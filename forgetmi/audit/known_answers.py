@@ -60,7 +60,8 @@ def _held_out(
     others = [model for i, model in enumerate(retrained) if i != index]
     comparing = [name for name in options.attacks if _references(name, source, options) == "retrained"]
     found = []
-    given = [source.of(model, without={retrained[index].weights_sha256}) for model in others] if len(others) > 1 else []
+    left_out = {retrained[index].weights_sha256}
+    given = [source.of(model, without=left_out) for model in others] if comparing and len(others) > 1 else []
     for criterion in as_candidate(criteria, index):
         name = criterion.key.removesuffix("_auc")
         if criterion.kind == "attack" and name in comparing and given:
