@@ -158,7 +158,7 @@ from typer.testing import CliRunner
 from forgetmi.cli import app
 for words in (["--help"], *([command, "--help"] for command in
               ("demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare",
-               "ls", "init"))):
+               "semeval", "ls", "init"))):
     assert CliRunner().invoke(app, words).exit_code == 0, words
 """
     assert set(_loaded(code)) <= {"pydantic"}  # which typer itself uses

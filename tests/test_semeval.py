@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+from typer.testing import CliRunner
 
+from forgetmi.cli import app
 from forgetmi.errors import ConfigError, DataError, MethodError
 from forgetmi.models.lora import LoraOptions
 from forgetmi.semeval import unlearn
@@ -94,6 +96,19 @@ def test_one_folder_may_hold_both(folders):
         file.rename(forget / file.name)
     unlearn(model, out, forget, forget, method="npo", options=METHODS["npo"], device="cpu", progress=False)
     assert (out / "model.safetensors").is_file()
+
+
+def test_the_command_does_the_same(folders):
+    model, out, forget, retain = folders
+    options = {"method": "npo", "options": {"fit": {"epochs": 1, "lr": 0.01}}, "device": "cpu", "progress": False}
+    expected = weights(unlearn(model, out.with_name("python"), forget, retain, **options))
+    words = ["semeval", *map(str, folders), "fit.epochs=1", "fit.lr=1e-2", "--method", "npo", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*words, "--no-progress"])
+    assert done.exit_code == 0, done.output
+    found = weights(out)
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    wrong = CliRunner().invoke(app, [*words[:5], "fit.lrr=1", "--device", "cpu", "--no-progress"])
+    assert wrong.exit_code == 2
 
 
 def test_what_cannot_be_done_is_said_and_nothing_is_written(folders):

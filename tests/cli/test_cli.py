@@ -21,7 +21,9 @@ from forgetmi.errors import DataError
 from forgetmi.runs import pipeline
 from tests.runs.tiny_source import FORGOTTEN, tiny_settings, write_source
 
-COMMANDS = ("demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare", "ls", "init")
+COMMANDS = (
+    "demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare", "semeval", "ls", "init",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
