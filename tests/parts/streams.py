@@ -9,14 +9,20 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from forgetmi.parts.objectives.ascent import ascent_loss
-from forgetmi.parts.objectives.distil import ce_u_tokens, kl_loss, undial_tokens
+from forgetmi.parts.objectives.distil import ce_u_tokens, undial_tokens
 from forgetmi.parts.objectives.npo import npo_loss
 from forgetmi.parts.objectives.preference import dpo_loss, simnpo_loss
 from forgetmi.parts.objectives.primal_dual import flatness_tokens, lagrangian
 from forgetmi.parts.objectives.reweighted import satimp_weights, wga_weights
 from forgetmi.parts.objectives.sequence import after_first, sequence_means, sequence_sums, token_mean
+from forgetmi.tasks.divergence import categorical_kl
 
 NAMES = ("forget", "retain", "alternate")
+
+
+def kl_loss(logits, reference_logits, mask):
+    """The mean over all answer tokens of the batch of KL(reference || model)."""
+    return token_mean(categorical_kl(logits, reference_logits.detach()), mask)
 
 
 class Streams:

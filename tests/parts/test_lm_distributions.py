@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from forgetmi.parts.objectives.distil import ce_u_tokens, kl_loss, undial_tokens
+from forgetmi.parts.objectives.distil import ce_u_tokens, undial_tokens
 from forgetmi.parts.objectives.harry_potter import generic_labels, generic_logits
 from forgetmi.parts.objectives.primal_dual import dual_step, flatness_tokens, lagrangian
 from forgetmi.parts.objectives.rmu import activation_loss, control_vector
+from tests.parts.streams import kl_loss
 
 
 def drawn(*shape, seed=0, grad=False):

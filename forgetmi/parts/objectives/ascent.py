@@ -5,7 +5,7 @@ method              forget term                          retain term
 ==================  ===================================  =====================================================
 gradient ascent     :func:`ascent_loss`                  none
 GradDiff            :func:`ascent_loss`                  token mean of the negative log-likelihood
-KL-min              :func:`ascent_loss`                  :func:`~forgetmi.parts.objectives.distil.kl_loss`
+KL-min              :func:`ascent_loss`                  the task's divergence from the original
 IDK (PO)            token mean of -log p of "I don't     token mean of the negative log-likelihood
                     know" answers to forget questions
 NPO, DPO, ...       of their own modules                 either of the two

@@ -1,4 +1,4 @@
-"""Losses on whole distributions over the vocabulary: towards the original's, or towards one without the true token.
+"""Losses on whole distributions over the vocabulary: towards one without the true token, the original's or its own.
 
 Functions of one token's logits (``..._tokens``) take any leading shape: [B, T, V] with means over a mask afterwards, or
 only the rows [N, V] of answer tokens, a chunk at a time, so that no vocabulary need be held for the prompt or padding.
@@ -10,24 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from forgetmi.parts.objectives.sequence import token_mean
-from forgetmi.tasks.divergence import categorical_kl, excluded, wide
-
-
-def kl_loss(logits: Tensor, reference_logits: Tensor, mask: Tensor) -> Tensor:
-    """(1/N) sum_t KL( p_ref(.|t) || p_theta(.|t) ) over the N answer tokens: keeps a model what it was.
-
-    The retain term of KL-min (TOFU, Maini et al. 2024) and of NPO-KL. Published code takes the mean over prompt and
-    padding too, so that its value changes with padding. 0, with zero gradient, at theta = theta_ref.
-
-    Args:
-        logits, reference_logits: [B, T, V], shifted: row t has the distribution of the token that mask[:, t] is of.
-        mask: true for answer tokens [B, T].
-
-    Returns:
-        A scalar.
-    """
-    return token_mean(categorical_kl(logits, reference_logits.detach()), mask)
+from forgetmi.tasks.divergence import excluded, wide
 
 
 def undial_tokens(logits: Tensor, reference_logits: Tensor, labels: Tensor, beta: float) -> Tensor:
