@@ -39,6 +39,7 @@ class TextColumns:
     Attributes:
         text: a document: every token is to be learnt.
         prompt, answer: an instruction and what is to be learnt.
+        alternate: another answer, for methods that teach one in its place; records without it have none.
         patient_id: without it, each study is taken for a patient of its own, and the dataset's notes say so.
         study_id: without it, each sample is a study of its own.
         sample_id: unique for each row; without it, the row's number.
@@ -49,6 +50,7 @@ class TextColumns:
     text: str | None = None
     prompt: str | None = None
     answer: str | None = None
+    alternate: str | None = None
     patient_id: str | None = None
     study_id: str | None = None
     sample_id: str | None = None
@@ -99,6 +101,8 @@ class TextRecords:
             given = set(self.columns.named(*_TEXTS))
             if given not in ({"text"}, {"prompt", "answer"}):
                 problems.append(f"columns: give text, or prompt and answer; got {', '.join(sorted(given)) or 'none'}")
+            if self.columns.alternate is not None and "answer" not in given:
+                problems.append("columns: alternate stands beside prompt and answer")
             if self.chunk_words is not None and "answer" in given:
                 problems.append("chunk_words is for texts: a prompt and its answer are not cut")
         if self.layout is not None:
@@ -138,12 +142,13 @@ class TextRecords:
     def _table(self, columns: TextColumns, skipped: list[tuple[str, str]]) -> Iterator[Record]:
         ids = columns.named(*_ID_FIELDS)
         texts = columns.named(*_TEXTS)
-        wanted = [*ids.values(), *texts.values(), *columns.named("split").values(), *self.attributes]
+        wanted = [*ids.values(), *texts.values(), *columns.named("alternate", "split").values(), *self.attributes]
         table = self._read(wanted)
         cells = {field: table.ids(column) for field, column in ids.items()}
         if columns.sample_id is not None:
             table.refuse_repeated(columns.sample_id, cells["sample_id"])
         values = {field: table.texts(column) for field, column in texts.items()}
+        others = [""] * len(table) if columns.alternate is None else table.texts(columns.alternate)
         splits = ["train"] * len(table)
         if columns.split is not None:
             given = [name.lower() for name in table.ids(columns.split)]
@@ -159,7 +164,7 @@ class TextRecords:
             institution = cells["institution"][row] if "institution" in cells else ""
             held: Any = {field: texts_of[row] for field, texts_of in values.items()}
             if "answer" in held:
-                held = {"dialogue": held}
+                held = {"dialogue": {**held, "alternate": others[row]} if others[row] else held}
             known = {name: cell for name, column in said.items() if (cell := column[row])}
             yield Record(sample, study, patient, institution, held, None, splits[row], known)
 

@@ -49,6 +49,17 @@ def test_a_table_of_dialogues(tmp_path):
     assert data.modality_kinds == {"dialogue": "dialogue"}
 
 
+def test_other_answers_where_there_are_some(tmp_path):
+    notes = [{**NOTES[0], "made_up": "No node."}, {**NOTES[1], "made_up": " "}, *NOTES[2:]]
+    data = load(text_sets.write_lines(tmp_path / "notes.jsonl", notes), {**ASKED, "alternate": "made_up"})
+    without = load(text_sets.write_lines(tmp_path / "plain.jsonl", NOTES), ASKED)
+    assert len(data) == len(without) > 1
+    assert [data[i].value("dialogue").get("alternate") for i in range(len(data))] == [
+        "No node.",
+        *[None] * (len(data) - 1),
+    ]
+
+
 @pytest.mark.parametrize("form", ["list", "csv", "tsv", "parquet"])
 def test_every_form_gives_the_same_records(form, tmp_path):
     expected = content(load(text_sets.write_lines(tmp_path / "notes.jsonl", NOTES), attributes=["note_date"]))
@@ -134,6 +145,7 @@ def test_what_is_wrong_with_a_table(tmp_path):
         ({"columns": {"prompt": "a"}}, "give text, or prompt and answer; got prompt"),
         ({"columns": {"text": "a", "answer": "b"}}, "got answer, text"),
         ({"columns": {"patient_id": "a"}}, "got none"),
+        ({"columns": {"text": "a", "alternate": "b"}}, "beside prompt and answer"),
         ({"columns": {"text": "a", "patient": "b"}}, "patient"),
         ({"columns": {"prompt": "a", "answer": "b"}, "chunk_words": 3}, "are not cut"),
         ({"columns": {"text": "a"}, "chunk_words": -1}, "at least 1, not -1"),
