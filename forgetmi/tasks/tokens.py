@@ -41,10 +41,8 @@ def token_values(
         ([B, T-1] values, zero outside the answer; [B, T-1] mask of answer tokens).
     """
     mask = labels[:, 1:] != IGNORED
-    if is_functorch_wrapped_tensor(labels):  # inside torch.func nothing can be picked by its value: all are computed
-        every = [output.logits[:, :-1].flatten(0, 1) for output in outputs]
-        found = function(*every, labels[:, 1:].flatten().clamp(min=0))
-        return found.view(mask.shape).masked_fill(~mask, 0.0), mask
+    if is_functorch_wrapped_tensor(labels):
+        return _dense(function, outputs, labels, mask)
     chosen = F.pad(mask, (0, 1))  # positions [B, T] whose logits are asked for
     targets = labels[:, 1:][mask]
     rows, readers = zip(*(output.rows(chosen) for output in outputs), strict=True)
