@@ -250,6 +250,17 @@ def test_an_inconclusive_audit_says_why_without_jargon(audit, settings, sizes, s
     assert [word for word in JARGON if word in text] == []
 
 
+def test_the_first_page_states_a_limit_only_where_something_could_be_seen(audit, world, html):
+    blind = "the original did not show either"
+    assert "would not have stood in the way of a pass" in cover(html) and blind not in cover(html)
+    for change, said in (({}, True), ({"unlearned": world.model("unlearned", seed=2, forget_memory=-3.0)}, False)):
+        evidence = audit(original_memory=0.0, **change)
+        assert not evidence["verdict"]["informative"]
+        text = cover(render_report(run_document(evidence), evidence))
+        assert (blind in text) == said == (evidence["verdict"]["decision"] == "inconclusive")
+        assert "would not have stood in the way of a pass" not in text
+
+
 def with_case(evidence, **case):
     declared = {**evidence, "declared": combine(case, evidence)}
     return render_report(run_document(declared, case=case), declared)
