@@ -89,7 +89,7 @@ class TA:
 
 @dataclass(frozen=True)
 class TAU:
-    """TAU of the same paper: SGA until mean g(D_f) < ``switch``, which gives theta_s, then TA from theta_s.
+    """TAU of "To Each Its Own" (arXiv 2405.03097): SGA until mean g(D_f) < ``switch``, then TA from there.
 
     Our reading: where the mean is below ``switch`` from the start, as with ``switch: 1`` (unless all is known by
     heart), it is TA; where it never gets there, as with ``switch: 0``, it is SGA.
