@@ -152,9 +152,11 @@ def _limit(said: Said) -> str:
         )
     if said.limits.noticed_people is None:
         return f"{first} However many people were scored beyond every outsider, it would not be noticed."
+    each = [np.unique(said.table.parts[part].patients, return_counts=True)[1] for part in ("forget", "test")]
+    unequal = ", if all had as many records" if np.unique(np.concatenate(each)).size > 1 else ""
     return (
         f"{first} {said.limits.noticed_people} or more of {said.n_members} people scored beyond every outsider would "
-        "be noticed; fewer may not."
+        f"be noticed{unequal}; fewer may not."
     )
 
 

@@ -79,13 +79,16 @@ class ShadowPlan:
         return tuple(int(i) for part, indices in pairs for i in np.asarray(indices)[self.seen(index, part)])
 
     def mark(self, kind: str) -> str:
-        """Hash of everything that the scores of a kind depend on; of ``shadows`` the method is no part."""
+        """Hash of everything that the scores of a kind depend on; of ``shadows`` the method is no part.
+
+        Nor is their number: of more shadows the first ones are the same, and are kept.
+        """
         return self._marks[kind]
 
     @cached_property
     def _marks(self) -> dict[str, str]:
         prepared = self.prepared
-        trained = fingerprint("shadows", _VERSION, DESIGN_VERSION, self.count, *stages.retrained_depends(prepared, 0))
+        trained = fingerprint("shadows", _VERSION, DESIGN_VERSION, *stages.retrained_depends(prepared, 0))
         return {
             "shadows": trained,
             "unlearned_shadows": fingerprint("unlearned", trained, stages.settings_of(prepared)["unlearning"]),

@@ -202,6 +202,15 @@ def test_a_file_without_leakage_is_not_exposed(tmp_path):
     assert "down to the limit stated" in found["summary"]
 
 
+@pytest.mark.parametrize("records", [1, 2])
+def test_the_limit_of_standing_out_is_told_for_people_with_as_many_records(tmp_path, records):
+    table = frame(("target",), {"member": 60, "nonmember": 80}, seed=5)
+    if records == 2:
+        again = table[table["patient"] == table["patient"].iloc[0]].copy()
+        table = pd.concat([table, again.assign(record="another")])
+    assert ("if all had as many records" in decided(tmp_path, table)["limit"]) == (records == 2)
+
+
 def test_few_people_are_too_few_to_say(tmp_path):
     found = decided(tmp_path, frame(("target",), {"member": 8, "nonmember": 200}))
     assert found["outcome"] == "cannot_tell"

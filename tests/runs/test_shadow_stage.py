@@ -73,6 +73,14 @@ def test_attacks_get_scores_of_every_part_and_who_was_in(made):
     assert not np.allclose(found["shadows"]["forget"]["nll"], found["unlearned_shadows"]["forget"]["nll"])
 
 
+def test_of_more_shadows_the_first_ones_are_kept(made):
+    plan = _plan(made)
+    more = _plan({**made, "audit": {**made["audit"], "shadows": K + 2}})
+    assert more.missing() == [K, K + 1]
+    assert np.array_equal(more.design[:K], plan.design)
+    assert [more.inside(k) for k in range(K)] == [plan.inside(k) for k in range(K)]
+
+
 def test_a_shadow_is_the_recipe_on_retain_and_its_own_patients(made):
     """Trained again by another piece of the house: retraining, with the shadow's records as its retain set."""
     plan = _plan(made)
@@ -193,7 +201,7 @@ def test_methods_share_shadows_and_not_unlearned_ones(made, source, tmp_path):
 
 @pytest.mark.parametrize(
     "change",
-    [{"audit__shadows": 6}, {"run__seed": 1}, {"training": {"epochs": 1}}, {"model__dim": 16},
+    [{"run__seed": 1}, {"training": {"epochs": 1}}, {"model__dim": 16},
      {"request": {"draw": {"patients": 4, "seed": 1}}}],
     ids=str,
 )  # fmt: skip
