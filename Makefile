@@ -33,7 +33,7 @@ demo: $(VENV)/.ready-demo
 	$(BIN)/forgetmi demo
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 # mypy sees the package as it installs: three source folders, one import name.
 lint: $(VENV)/.ready-dev
