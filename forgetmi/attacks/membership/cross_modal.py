@@ -17,16 +17,16 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from forgetmi.attacks.membership.result import (
+    AttackOptions,
     AttackResult,
     PartSignals,
-    check_attack_options,
     check_disjoint,
     patient_folds,
 )
 from forgetmi.attacks.membership.scored import scored_result
-from forgetmi.errors import AuditError, ConfigError, did_you_mean
+from forgetmi.errors import AuditError, did_you_mean
 from forgetmi.metrics.figure import measure
-from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, PatientBootstrap
+from forgetmi.metrics.intervals import PatientBootstrap
 from forgetmi.metrics.roc import Bools, Floats, Ints, auc_statistic, check_scores
 
 Score = Literal["joint", "surplus"]
@@ -95,7 +95,7 @@ def joint_score(pair: ArrayLike, halves: ArrayLike, member: ArrayLike, fold: Arr
 
 
 @dataclass(frozen=True)
-class CrossModalAttack:
+class CrossModalAttack(AttackOptions):
     """Scores the pair against its halves, over the records that have every modality.
 
     Besides the figures of its score it gives the AUC of each scaled logit alone, ``auc_pair`` and ``auc@MODALITY``, and
@@ -109,25 +109,17 @@ class CrossModalAttack:
             in 10 at the 5 % level. So it is for comparison only, and no verdict rests on it.
         folds: by patient within each class, of the fits; fewer where a class has fewer patients (``surplus``: where the
             test part has).
-        fprs: false positive rates.
-        n_resamples, level: of the intervals.
     """
 
     name: ClassVar[str] = "cross_modal"
-    references: ClassVar[tuple[str, ...]] = ()
-    needs_population: ClassVar[bool] = False
     signals: ClassVar[tuple[str, ...]] = ("scaled_logit", "scaled_logit@MODALITY")
 
     score: Score = "surplus"
-    folds: int = 5
-    fprs: tuple[float, ...] = (0.01, 0.001)
-    n_resamples: int = N_RESAMPLES
-    level: float = LEVEL
 
-    def __post_init__(self) -> None:
-        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
-        if self.score not in get_args(Score):
-            raise ConfigError([f"score: unknown {self.score!r}. {did_you_mean(self.score, get_args(Score))}"])
+    def problems(self) -> list[str]:
+        """What is wrong with the attack's own options."""
+        known = get_args(Score)
+        return [] if self.score in known else [f"score: unknown {self.score!r}. {did_you_mean(self.score, known)}"]
 
     def result(
         self,

@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike
 
-from forgetmi.attacks.membership.result import AttackResult, PartSignals, check_attack_options, check_disjoint
+from forgetmi.attacks.membership.result import AttackOptions, AttackResult, PartSignals, check_disjoint
 from forgetmi.attacks.membership.scored import scored_result
 from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import measure
-from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, PatientBootstrap
+from forgetmi.metrics.intervals import PatientBootstrap
 from forgetmi.metrics.roc import Floats, balanced_accuracy_statistic
 
 
@@ -41,31 +41,17 @@ def robustness(correct: ArrayLike) -> Floats:
 
 
 @dataclass(frozen=True)
-class LabelOnlyAttack:
+class LabelOnlyAttack(AttackOptions):
     """Labels alone: the share of a record's copies, itself and noisy ones, that are answered right.
 
     Score: :func:`robustness`. With one query a record is called a member if it is answered right, and no threshold is
     fitted. With more, the threshold is fitted by cross-validation, and ``balanced_accuracy@gap`` gives the gap attack
     beside it: with train accuracy a and test accuracy b it is 1/2 + (a - b) / 2, by definition.
-
-    Attributes:
-        folds: of the cross-validation; fewer where a class has fewer patients.
-        fprs: false positive rates. Scores take few values, so that a rate between two of them is not reached.
-        n_resamples, level: of the intervals.
+    Scores take few values, so that a false positive rate between two of them is not reached.
     """
 
     name: ClassVar[str] = "label_only"
-    references: ClassVar[tuple[str, ...]] = ()
-    needs_population: ClassVar[bool] = False
     signals: ClassVar[tuple[str, ...]] = ("correct",)
-
-    folds: int = 5
-    fprs: tuple[float, ...] = (0.01, 0.001)
-    n_resamples: int = N_RESAMPLES
-    level: float = LEVEL
-
-    def __post_init__(self) -> None:
-        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
 
     def result(
         self,

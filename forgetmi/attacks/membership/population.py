@@ -7,39 +7,22 @@ from typing import ClassVar
 
 import numpy as np
 
-from forgetmi.attacks.membership.result import AttackResult, PartSignals, check_attack_options, check_disjoint
+from forgetmi.attacks.membership.result import AttackOptions, AttackResult, PartSignals, check_disjoint
 from forgetmi.attacks.membership.scored import scored_result
-from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES
 
 
 @dataclass(frozen=True)
-class ThresholdAttack:
+class ThresholdAttack(AttackOptions):
     """Members are forget records, non-members are test records; score = -signal.
 
     AUC and TPR at an FPR need no fitting. Balanced accuracy does: its threshold is fitted by cross-validation, folds
     drawn by patient within each class, and a record is only ever decided on by the threshold of the folds that do not
     hold its patient. Fitting and scoring weigh the two classes equally instead of drawing equal-size subsamples: no
     record is left out and no luck of a draw is added.
-
-    Attributes:
-        folds: of the cross-validation; fewer where a class has fewer patients.
-        fprs: false positive rates.
-        n_resamples, level: of the intervals.
     """
 
     name: ClassVar[str] = "loss"
     signal: ClassVar[str] = "loss"
-    references: ClassVar[tuple[str, ...]] = ()
-    needs_population: ClassVar[bool] = False
-    signals: ClassVar[tuple[str, ...]] = ("loss",)
-
-    folds: int = 5
-    fprs: tuple[float, ...] = (0.01, 0.001)
-    n_resamples: int = N_RESAMPLES
-    level: float = LEVEL
-
-    def __post_init__(self) -> None:
-        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level)
 
     def result(
         self,

@@ -9,10 +9,15 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from forgetmi.attacks.membership.result import AttackResult, PartSignals, check_attack_options, check_disjoint
+from forgetmi.attacks.membership.result import (
+    AttackOptions,
+    AttackResult,
+    PartSignals,
+    check_attack_options,
+    check_disjoint,
+)
 from forgetmi.attacks.membership.scored import scored_result
 from forgetmi.errors import AuditError, did_you_mean
-from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES
 from forgetmi.metrics.roc import Bools, Floats, Ints
 
 
@@ -53,25 +58,16 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class ComparingAttack:
+class ComparingAttack(AttackOptions):
     """Base of the attacks that compare with reference models or with a population.
 
     Attributes:
-        folds: of the cross-validation that fits a threshold; fewer where a class has fewer patients.
-        fprs: false positive rates.
-        n_resamples, level: of the intervals.
         reference_models: kind of reference models; empty: the first of :attr:`references` that is there.
     """
 
     name: ClassVar[str]
     references: ClassVar[tuple[str, ...]] = ("shadows", "retrained")
-    needs_population: ClassVar[bool] = False
-    signals: ClassVar[tuple[str, ...]] = ("loss",)
 
-    folds: int = 5
-    fprs: tuple[float, ...] = (0.01, 0.001)
-    n_resamples: int = N_RESAMPLES
-    level: float = LEVEL
     reference_models: str = ""
 
     def __post_init__(self) -> None:
@@ -79,10 +75,6 @@ class ComparingAttack:
         if self.reference_models and self.reference_models not in self.references:
             problems.append(unknown("reference_models", self.reference_models, self.references))
         check_attack_options(self.folds, self.fprs, self.n_resamples, self.level, problems)
-
-    def problems(self) -> list[str]:
-        """What is wrong with the attack's own options."""
-        return []
 
     @abstractmethod
     def score(self, forget: PartSignals, test: PartSignals, population: PartSignals | None) -> Scored:

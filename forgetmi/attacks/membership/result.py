@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from forgetmi.errors import AuditError, ConfigError
 from forgetmi.metrics.figure import Figure, absent, measure
-from forgetmi.metrics.intervals import PatientBootstrap
+from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, PatientBootstrap
 from forgetmi.metrics.roc import (
     Bools,
     Floats,
@@ -181,6 +181,37 @@ def check_attack_options(
         problems.append(f"level must lie in (0, 1), not {level}")
     if problems:
         raise ConfigError(problems)
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """Base of the attacks: the options that all have, and what each of them needs.
+
+    Attributes:
+        references: kinds of reference models that it can compare with, in order of preference; none: it compares with
+            none.
+        needs_population: whether it needs records of other patients that nobody trained on.
+        signals: that it reads.
+        folds: of the cross-validation; fewer where a class has fewer patients.
+        fprs: false positive rates.
+        n_resamples, level: of the intervals.
+    """
+
+    references: ClassVar[tuple[str, ...]] = ()
+    needs_population: ClassVar[bool] = False
+    signals: ClassVar[tuple[str, ...]] = ("loss",)
+
+    folds: int = 5
+    fprs: tuple[float, ...] = (0.01, 0.001)
+    n_resamples: int = N_RESAMPLES
+    level: float = LEVEL
+
+    def __post_init__(self) -> None:
+        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level, self.problems())
+
+    def problems(self) -> list[str]:
+        """What is wrong with the attack's own options."""
+        return []
 
 
 def patient_codes(patients: ArrayLike) -> Ints:

@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike
 from sklearn.svm import SVC
 
 from forgetmi.attacks.membership.result import (
+    AttackOptions,
     AttackResult,
     PartSignals,
     check_attack_options,
@@ -33,7 +34,7 @@ from forgetmi.metrics.roc import Floats
 
 
 @dataclass(frozen=True)
-class SvcAttack:
+class SvcAttack(AttackOptions):
     """The published classifier, per record.
 
     Test and forget patients are dealt into folds. The model of a fold is fitted on the test records of the other folds
@@ -44,24 +45,15 @@ class SvcAttack:
     Attributes:
         folds: fewer where there are fewer test patients.
         max_records: of a class in one fit (a support vector fit is quadratic in them).
-        fprs: false positive rates.
-        n_resamples, level: of the intervals.
     """
 
     name: ClassVar[str] = "svc"
-    references: ClassVar[tuple[str, ...]] = ()
-    needs_population: ClassVar[bool] = False
-    signals: ClassVar[tuple[str, ...]] = ("loss",)
 
-    folds: int = 5
     max_records: int = 2000
-    fprs: tuple[float, ...] = (0.01, 0.001)
-    n_resamples: int = N_RESAMPLES
-    level: float = LEVEL
 
-    def __post_init__(self) -> None:
-        own = [] if self.max_records >= 2 else [f"max_records must be at least 2, not {self.max_records}"]
-        check_attack_options(self.folds, self.fprs, self.n_resamples, self.level, own)
+    def problems(self) -> list[str]:
+        """What is wrong with the attack's own options."""
+        return [] if self.max_records >= 2 else [f"max_records must be at least 2, not {self.max_records}"]
 
     def result(
         self,
