@@ -1,0 +1,1 @@
+"""An example: patients are forgotten by a language model of notes."""

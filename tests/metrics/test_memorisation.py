@@ -1,0 +1,144 @@
+"""Memorisation: hand-worked counts, greedy decoding against a loop of one token at a time, and how the two belong
+together.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from forgetmi.batch import Loader
+from forgetmi.errors import DataError
+from forgetmi.metrics.memorisation import greedy_answers, matching_share, memorised
+from forgetmi.modalities.tokens import IGNORED, TokenModality
+from forgetmi.models.output import ModelOutput
+from forgetmi.records import Record, RecordDataset
+from forgetmi.tasks.causal_lm import CausalLMTask
+from tests.tiny import language_case, tiny_causal_lm
+
+CPU = torch.device("cpu")
+
+
+class Successor(nn.Module):
+    """Says that after n comes n + 1."""
+
+    def forward(self, input_ids, attention_mask):
+        return ModelOutput(nn.functional.one_hot(input_ids + 1, 32).float())
+
+
+def loader_of(*sequences: tuple[list[int], int]) -> Loader:
+    records = [
+        Record(f"s{n}", f"s{n}", f"p{n}", "", {"tokens": {"ids": ids, "answer": start}}, None, "train")
+        for n, (ids, start) in enumerate(sequences)
+    ]
+    dataset = RecordDataset(records, name="by hand", levels=("sample",), modality_kinds={"tokens": "tokens"})
+    return Loader(dataset, {"tokens": TokenModality(pad_id=0)})
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_counts_by_hand(size: int) -> None:
+    loader = loader_of(
+        ([3, 4, 5, 6, 7], 1),  # all four
+        ([3, 4, 5, 9, 10, 11], 2),  # 5 | not 9 | 10, 11
+        ([3, 9, 10, 11], 1),  # wrong at once, then two right
+        ([8, 9, 20], 2),  # one token, wrong
+    )
+    model = Successor().train()
+    found = memorised(model, CausalLMTask(), loader.batches(range(4), size), CPU)
+    assert found.right.tolist() == [4, 3, 2, 0]
+    assert found.verbatim.tolist() == [4, 1, 0, 0]
+    assert found.n_tokens.tolist() == [4, 4, 3, 1]
+    assert found.accuracy.tolist() == pytest.approx([1.0, 0.75, 2 / 3, 0.0])
+    assert found.extracted.tolist() == [True, False, False, False]
+    assert model.training
+
+
+def test_an_answer_in_two_pieces_breaks_at_its_first_wrong_token_wherever_it_is() -> None:
+    ids = torch.tensor([[3, 4, 9, 10, 20]])
+    labels = torch.tensor([[IGNORED, 4, IGNORED, 10, 20]])
+    batch = loader_of(([3, 4, 9, 10, 20], 1)).batch([0])
+    batch.inputs["tokens"]["labels"] = labels
+    assert torch.equal(batch.inputs["tokens"]["input_ids"], ids)
+    found = memorised(Successor(), CausalLMTask(), [batch], CPU)
+    assert (found.right.tolist(), found.verbatim.tolist(), found.n_tokens.tolist()) == ([2], [2], [3])
+
+
+def test_nothing_to_measure_is_an_error() -> None:
+    with pytest.raises(DataError, match="no record"):
+        memorised(Successor(), CausalLMTask(), [], CPU)
+
+
+def one_at_a_time(model: nn.Module, prompt: list[int], n: int) -> list[int]:
+    ids = list(prompt)
+    with torch.no_grad():
+        for _ in range(n):
+            row = torch.tensor([ids])
+            ids.append(int(model(row, torch.ones_like(row)).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_greedy_answers_are_those_of_a_loop_whatever_the_batch(seed: int) -> None:
+    loader, model = language_case().loader, tiny_causal_lm(seed).eval()
+    whole = loader.batch(range(12)).inputs["tokens"]
+    written, true = greedy_answers(model, whole)
+    for row in range(12):
+        ids, labels = whole["input_ids"][row], whole["labels"][row]
+        answer = ids[labels != IGNORED].tolist()
+        assert true[row, : len(answer)].tolist() == answer
+        assert (true[row, len(answer) :] == IGNORED).all()
+        start = int((labels != IGNORED).nonzero()[0])
+        assert written[row].tolist() == one_at_a_time(model, ids[:start].tolist(), written.shape[1])
+        alone, _ = greedy_answers(model, loader.batch([row]).inputs["tokens"])
+        assert alone[0].tolist() == written[row, : alone.shape[1]].tolist()
+
+
+def test_prompts_of_different_lengths_are_padded_on_the_left() -> None:
+    loader, model = loader_of(([3, 4, 5], 1), ([9, 8, 7, 6, 5, 4], 4), ([2, 9, 9, 9, 9], 2)), tiny_causal_lm(3).eval()
+    tokens = loader.batch(range(3)).inputs["tokens"]
+    written, true = greedy_answers(model, tokens)
+    assert true.tolist() == [[4, 5, -100], [5, 4, -100], [9, 9, 9]]
+    for row, prompt in enumerate(([3], [9, 8, 7, 6], [2, 9])):
+        assert written[row].tolist() == one_at_a_time(model, prompt, 3)
+
+
+def test_greedy_text_keeps_to_the_truth_exactly_as_long_as_teacher_forcing_says() -> None:
+    model = tiny_causal_lm(0).eval()
+    sequences = []
+    for first in range(1, 9):  # the model's own words, wrong from some token on
+        said = one_at_a_time(model, [first, 5], 6)
+        broken = [*said[: first - 1], *((token + 1) % 32 for token in said[first - 1 :])]
+        sequences.append(([first, 5, *broken], 2))
+    loader = loader_of(*sequences)
+    batch = loader.batch(range(8))
+    found = memorised(model, CausalLMTask(), [batch], CPU)
+    written, true = greedy_answers(model, batch.inputs["tokens"])
+    unbroken = (written == true).cumprod(dim=1).sum(dim=1)
+    assert unbroken.tolist() == found.verbatim.tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert found.extracted.tolist() == [False] * 6 + [True] * 2
+
+
+def test_a_folders_settings_of_generation_play_no_part_and_stay() -> None:
+    tokens, model = language_case().loader.batch(range(6)).inputs["tokens"], tiny_causal_lm().train()
+    plain, _ = greedy_answers(model, tokens)
+    own = model.lm.generation_config
+    own.update(do_sample=True, repetition_penalty=5.0, suppress_tokens=plain[0].tolist(), max_length=7)
+    own.eos_token_id = int(plain[0, 0])
+    again, _ = greedy_answers(model, tokens)
+    assert torch.equal(plain, again)
+    assert model.lm.generation_config is own
+    assert model.training
+
+
+def test_shares_by_hand() -> None:
+    written = torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    true = torch.tensor([[1, 2, 3], [4, 9, -100], [8, 7, 9]])
+    assert matching_share(written, true).tolist() == pytest.approx([1.0, 0.5, 1 / 3])
+
+
+@pytest.mark.parametrize("labels", [[IGNORED] * 3, [3, 4, 5]])
+def test_no_answer_or_no_prompt_is_refused(labels: list[int]) -> None:
+    tokens = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
+    with pytest.raises(DataError, match="no answer, or no token before it"):
+        greedy_answers(tiny_causal_lm(), {**tokens, "labels": torch.tensor([labels])})
