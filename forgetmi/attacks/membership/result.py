@@ -202,7 +202,7 @@ class AttackOptions:
     signals: ClassVar[tuple[str, ...]] = ("loss",)
 
     folds: int = 5
-    fprs: tuple[float, ...] = (0.01, 0.001)
+    fprs: tuple[float, ...] = (0.1, 0.01, 0.001)
     n_resamples: int = N_RESAMPLES
     level: float = LEVEL
 
