@@ -41,8 +41,8 @@ class Size:
     n_resamples: int = 2000
 
 
-QUICK = Size((120, 60, 120), copies=3, epochs=25, retrains=2, forget_epochs=3, n_resamples=1000)
-FULL = Size((240, 80, 200), copies=3, epochs=25, retrains=5, forget_epochs=4)
+QUICK = Size((120, 60, 120), copies=3, epochs=25, retrains=2, forget_epochs=8, n_resamples=1000)
+FULL = Size((240, 80, 200), copies=3, epochs=25, retrains=5, forget_epochs=10)
 
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:

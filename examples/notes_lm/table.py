@@ -100,7 +100,7 @@ def page(document: Mapping[str, Any]) -> str:
     lines = [
         "# Forgetting notes: language models against retraining",
         "",
-        f"`{document['command']}` on {about['machine']}, device {about['device']}, {about['threads']} threads, torch "
+        f"`{document['command']}` on {about['machine']}, device {about['device']}, threads: {about['threads']}, torch "
         f"{about['torch']}; {document['cpu_seconds']:.0f} s of processor time, {document['seconds']:.0f} s in all.",
         "",
         f"{about['model']}; {about['notes']}. {about['n_forget']} patients are forgotten, each of whose notes stands "
