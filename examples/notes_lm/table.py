@@ -19,7 +19,7 @@ on it is called destroyed (our rule: perplexity more than 1.6 times theirs)."""
 GAP_OF = ("identity", "forget_accuracy", "test_accuracy", "auc")
 _HEADER = (
     "| | model | gap to retrained | identity tokens written | whole identities | answer tokens right, forgotten / held "
-    "out | held-out NLL | forgotten NLL | loss attack AUC (95 %) | calibrated AUC (95 %) | processor s (share of "
+    "out | held-out NLL | forgotten NLL | loss attack AUC (95 %) | calibrated AUC (95 %) | {clock} s (share of "
     "retraining) | flags |"
 )
 
@@ -97,6 +97,7 @@ def rows_of(
 def page(document: Mapping[str, Any]) -> str:
     """The results as Markdown."""
     rows, about = document["rows"], document["about"]
+    clock = "seconds" if about["device"].startswith("cuda") else "cpu_seconds"  # a processor waits for its GPU
     lines = [
         "# Forgetting notes: language models against retraining",
         "",
@@ -106,23 +107,23 @@ def page(document: Mapping[str, Any]) -> str:
         f"{about['model']}; {about['notes']}. {about['n_forget']} patients are forgotten, each of whose notes stands "
         f"{about['copies']} times in the training data. Identities are made up.",
         "",
-        _HEADER,
+        _HEADER.format(clock="wall" if clock == "seconds" else "processor"),
         "| --- " * 12 + "|",
     ]
-    share = float(np.mean([row["cpu_seconds"] for row in rows if row["model"].startswith("retrained")]))
+    share = float(np.mean([row[clock] for row in rows if row["model"].startswith("retrained")]))
     rank = 0
     for row in rows:
         rank += bool(row.get("ranked"))
-        lines.append(f"| {rank if row.get('ranked') else '–'} | {row['model']} | {_cells(row, share)} |")
+        lines.append(f"| {rank if row.get('ranked') else '–'} | {row['model']} | {_cells(row, clock, share)} |")
     return "\n".join([*lines, "", *_legend(), "", *sentences(rows), "", *_chosen(rows)]) + "\n"
 
 
-def _cells(row: Row, retraining: float) -> str:
+def _cells(row: Row, clock: str, retraining: float) -> str:
     if "reason" in row:
         return f"no model: {row['reason']}" + " |" * 9
-    time = f"{row['cpu_seconds']:.0f}"
+    time = f"{row[clock]:.0f}"
     if not row["model"].startswith("retrained"):
-        time += f" ({row['cpu_seconds'] / retraining:.0%})"
+        time += f" ({row[clock] / retraining:.0%})"
     return " | ".join(
         [
             f"{row['gap']:.3f}",

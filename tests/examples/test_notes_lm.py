@@ -132,6 +132,16 @@ def test_the_tokenizer_never_saw_the_forgotten(example) -> None:
     assert vocabulary(made) == vocabulary(replace(made, notes=made.notes.with_records(changed)))
 
 
+def test_a_probe_asks_for_the_notes_own_tokens(example) -> None:
+    made = example.notes.make_notes(texts(40), (14, 6, 8), n_forget=4, copies=2, seed=0)
+    plan = example.study.ModelPlan(vocabulary=300)
+    study = example.study.Study(made, plan, FitOptions(epochs=1), device="cpu", seed=0)
+    for index in range(len(made.notes)):
+        asked = study.probes.batch([index]).inputs["note"]["input_ids"][0]
+        note = study.loader.batch([index]).inputs["note"]["input_ids"][0]
+        assert asked[:-1].tolist() == note[: len(asked) - 1].tolist() and asked[-1] == study.tokenizer.eos_id
+
+
 def row(identity: float, forget: float, test: float, auc: float, nll: float = 3.0, **more) -> dict:
     loss = {"value": auc, "low": auc - 0.05, "high": auc + 0.05}
     return {"identity": identity, "verbatim": 0.0, "forget_accuracy": forget, "test_accuracy": test, "auc": auc,
@@ -161,5 +171,18 @@ def test_gap_flags_and_order_by_hand(example) -> None:
     assert by["original"]["flags"] == ["remembers", "writes identities"]
     assert [r["model"] for r in rows if r.get("ranked")] == ["good", "too much", "nothing done"]
     assert by["retrained 1"]["gap"] == pytest.approx((0.2 + 0.1) / 4)
+    about = {
+        "machine": "2 CPU cores",
+        "device": "cuda",
+        "threads": 1,
+        "torch": "2",
+        "model": "a model",
+        "notes": "notes",
+    }
+    document = {"command": "run", "about": {**about, "n_forget": 4, "copies": 2}, "rows": [], "cpu_seconds": 1.0}
+    for clock, device in (("| 40 (200%) |", "cuda"), ("| 10 (100%) |", "cpu")):
+        document["about"]["device"] = device
+        timed = [{**r, "seconds": 20.0 if "retrained" in r["model"] else 40.0} for r in rows]
+        assert clock in table.page({**document, "rows": timed, "seconds": 1.0})
     said = "\n".join(table.sentences(rows))
     assert "Nearest to retrained: good" in said and "Destroyed: exact but destroyed." in said
