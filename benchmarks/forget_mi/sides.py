@@ -51,7 +51,9 @@ class Watched(Reference):
 
     def empty(self) -> None:
         """Keep no output."""
-        self.load_state_dict({"rows": {}, "keys": [], "nll": []})
+        # not by a state of its own: hashing the weights would count as part of the epoch
+        for kept in (self._rows, self._slot, self._nll, self._tokens):
+            kept.clear()
 
 
 class Clock(RunLog):
