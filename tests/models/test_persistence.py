@@ -235,7 +235,7 @@ def test_a_config_of_another_version(tmp_path, change, message):
 
 
 def test_what_cannot_be_stored(tmp_path):
-    with pytest.raises(ModelError, match="kind None is not one of .*classifier"):
+    with pytest.raises(ModelError, match=r"kind None is not one of .*classifier"):
         store(nn.Linear(1, 1), tmp_path / "m")
     with pytest.raises(ModelError, match="cannot be written as JSON"):
         store(build_model(config(), seed=1), tmp_path / "m", extra={"score": float("nan")})
