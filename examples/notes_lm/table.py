@@ -229,6 +229,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
             axis.annotate(row["model"], (row["test_nll"], row["identity"]), xytext=(4, 3), textcoords="offset points",
                           fontsize=7)  # fmt: skip
     axis.set_xscale("log")
+    axis.margins(x=0.15)
+    for which in (axis.xaxis.set_major_formatter, axis.xaxis.set_minor_formatter):
+        which("{x:.3g}")
     axis.set_xlabel("held-out loss, nats a token (log scale)")
     axis.set_ylabel("share of identity tokens written")
     axis.set_title("Forgotten patients: red the original, grey retrained, hollow not ranked", fontsize=9)
