@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -41,6 +42,7 @@ class SignalSource:
         references: Mapping[str, ReferenceScores] | None = None,
     ) -> None:
         self._parts, self._context = parts, context
+        self._kept: dict[str, tuple[Any, dict[str, dict[str, Floats]]]] = {}
         self._hashes = [m.weights_sha256 for m in retrained]
         given = dict(references or {})
         for reference in given.values():
@@ -60,11 +62,18 @@ class SignalSource:
             scores: the model's.
             without: hashes of retrained models that are no references this time, besides the model itself.
         """
-        left_out = {scores.weights_sha256, *without}
+        left_out, own = {scores.weights_sha256, *without}, self._own(scores)
         return {
-            part: PartSignals(self._signals(scores, part), self._parts[part].patients, self._for(left_out, part))
-            for part in SIGNAL_PARTS
+            part: PartSignals(own[part], self._parts[part].patients, self._for(left_out, part)) for part in SIGNAL_PARTS
         }
+
+    def _own(self, scores: ModelScores) -> dict[str, dict[str, Floats]]:
+        """A model's own signals by part, computed once: they do not depend on what it is compared with."""
+        kept = self._kept.get(scores.weights_sha256)
+        if kept is None or kept[0] is not scores.parts:
+            kept = (scores.parts, {part: self._signals(scores, part) for part in SIGNAL_PARTS})
+            self._kept[scores.weights_sha256] = kept
+        return kept[1]
 
     def under(self, kind: str, part: str) -> References | None:
         """Signals of a part under the reference models of a kind; ``None`` where there are none."""
