@@ -59,7 +59,6 @@ def scored_result(
     """
     n = [len(np.asarray(part.patients)) for part in (forget, test)]
     member = np.repeat([True, False], n)
-    patients = np.concatenate([np.asarray(forget.patients), np.asarray(test.patients)])
     remarks, fold, rule = list(notes), np.full(scores.size, -1, dtype=np.int64), "decisions by that rule"
     if isinstance(called, str):
         remarks.append(called)
@@ -77,6 +76,53 @@ def scored_result(
         else:
             remarks.append("a side has one patient: no threshold can be fitted without it")
         rule = f"threshold for balanced accuracy from {used}-fold cross-validation by patient, classes weigh the same"
+    return decided_result(
+        scores,
+        called,
+        fold,
+        forget,
+        test,
+        rng,
+        name=name,
+        definition=f"{definition}; members: forget {unit}s, non-members: test {unit}s; ties count half; {rule}; "
+        "TPR: the largest with realised FPR at or below the target",
+        options=options,
+        fprs=fprs,
+        n_resamples=n_resamples,
+        level=level,
+        notes=remarks,
+        unit=unit,
+    )
+
+
+def decided_result(
+    scores: Floats,
+    called: Bools | None,
+    fold: Ints,
+    forget: PartSignals,
+    test: PartSignals,
+    rng: np.random.Generator,
+    *,
+    name: str,
+    definition: str,
+    options: Mapping[str, Any],
+    fprs: Sequence[float],
+    n_resamples: int,
+    level: float,
+    notes: list[str],
+    unit: str = "record",
+) -> AttackResult:
+    """The result of scores on which it is decided already.
+
+    Args:
+        scores, called: [n_forget + n_test], forget records first; no decisions: ``None``, and ``notes`` say why.
+        fold: the fold that held the record out, or -1 [n].
+        forget, test, rng, name, options, fprs, n_resamples, level, unit: as in :func:`scored_result`.
+        definition: the whole of it.
+        notes: what the reader must know.
+    """
+    member = np.repeat([True, False], [len(np.asarray(part.patients)) for part in (forget, test)])
+    patients = np.concatenate([np.asarray(forget.patients), np.asarray(test.patients)])
     figures = record_figures(
         scores,
         called,
@@ -86,14 +132,13 @@ def scored_result(
         fprs=fprs,
         n_resamples=n_resamples,
         level=level,
-        no_calls="; ".join(remarks),
+        no_calls="; ".join(notes),
         unit=unit,
     )
     figures |= loss_figures(forget, test, rng, n_resamples=n_resamples, level=level)
     return AttackResult(
         name=name,
-        definition=f"{definition}; members: forget {unit}s, non-members: test {unit}s; ties count half; {rule}; "
-        "TPR: the largest with realised FPR at or below the target",
+        definition=definition,
         options=options,
         figures=figures,
         scores=scores,
@@ -101,7 +146,7 @@ def scored_result(
         called=called,
         fold=fold,
         patient=patient_codes(patients),
-        notes=remarks,
+        notes=notes,
     )
 
 

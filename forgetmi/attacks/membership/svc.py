@@ -23,10 +23,9 @@ from forgetmi.attacks.membership.result import (
     check_attack_options,
     check_disjoint,
     loss_figures,
-    patient_codes,
     patient_folds,
-    record_figures,
 )
+from forgetmi.attacks.membership.scored import decided_result
 from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Figure
 from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, Interval
@@ -103,25 +102,21 @@ class SvcAttack(AttackOptions):
             if inside.any():
                 scores[inside] = fit_svc(members, others).decision_function(losses[inside][:, None])
         notes.append(f"each fit saw {min(fitted)} to {max(fitted)} retain records and as many test records")
-        member = np.repeat([True, False], [forget_loss.size, test_loss.size])
-        called = scores > 0.0
-        patients = np.concatenate([np.asarray(forget.patients), np.asarray(test.patients)])
-        figures = record_figures(
-            scores, called, member, patients, rng, fprs=self.fprs, n_resamples=self.n_resamples, level=self.level
-        )
-        figures |= loss_figures(forget, test, rng, n_resamples=self.n_resamples, level=self.level)
-        return AttackResult(
+        return decided_result(
+            scores,
+            scores > 0.0,
+            fold,
+            forget,
+            test,
+            rng,
             name=self.name,
             definition="SVC(C=3, rbf, gamma=auto) on the loss of one record, retain (1) against test (0), as many of "
             f"each; {folds}-fold cross-validation by patient; score = decision value of the one model that saw neither "
             "the record nor its patient; member: score above 0",
             options={**asdict(self), "fprs": list(self.fprs)},
-            figures=figures,
-            scores=scores,
-            member=member,
-            called=called,
-            fold=fold,
-            patient=patient_codes(patients),
+            fprs=self.fprs,
+            n_resamples=self.n_resamples,
+            level=self.level,
             notes=notes,
         )
 
