@@ -16,7 +16,7 @@ from forgetmi.tasks.divergence import wide
 IGNORED = -100
 
 TokenFunction = Callable[..., Tensor]
-"""(logits [N, V] of each output, labels [N]) to [N]: something of each token on its own."""
+"""(logits [N, V] of each output, labels [N]) to [N], or to [N, K]: something, or K things, of each token on its own."""
 
 MAX_LOGITS = 2**25
 """How many logits are held at a time by default: 128 MiB in float32, 223 tokens of a vocabulary of 150,000."""
@@ -38,7 +38,7 @@ def token_values(
         max_logits: how many logits of one output may be held at a time.
 
     Returns:
-        ([B, T-1] values, zero outside the answer; [B, T-1] mask of answer tokens).
+        ([B, T-1] values, or [B, T-1, K], zero outside the answer; [B, T-1] mask of answer tokens).
     """
     mask = labels[:, 1:] != IGNORED
     if is_functorch_wrapped_tensor(labels):
@@ -60,7 +60,8 @@ def token_values(
         found = torch.cat(
             [checkpoint(compute, *part, use_reentrant=False) if again else compute(*part) for part in parts]
         )
-    return found.new_zeros(mask.shape).masked_scatter(mask, found), mask
+    each = found.shape[1:]
+    return found.new_zeros(mask.shape + each).masked_scatter(mask.view(*mask.shape, *(1 for _ in each)), found), mask
 
 
 def _dense(
@@ -68,8 +69,8 @@ def _dense(
 ) -> tuple[Tensor, Tensor]:
     """The same from all positions: inside torch.func shapes must not depend on which of them count."""
     logits = [output.logits[:, :-1].flatten(0, 1) for output in outputs]
-    found = function(*logits, labels[:, 1:].clamp(min=0).flatten()).view(mask.shape)
-    return torch.where(mask, found, 0.0), mask
+    found = function(*logits, labels[:, 1:].clamp(min=0).flatten()).unflatten(0, mask.shape)
+    return torch.where(mask.view(*mask.shape, *(1 for _ in found.shape[2:])), found, 0.0), mask
 
 
 def token_nll(logits: Tensor, labels: Tensor) -> Tensor:

@@ -147,3 +147,20 @@ def test_inside_torch_func_it_is_the_same(given):
         states = hidden[row].clone().requires_grad_()
         (expected,) = torch.autograd.grad(nll(states, labels[row]), states)
         torch.testing.assert_close(found[row], expected)
+
+
+@pytest.mark.parametrize("rows", [1, 4, 100])
+def test_several_things_of_each_token_at_once(given, rows):
+    hidden, head, labels = given
+
+    def both(logits, targets):
+        return torch.stack([token_nll(logits, targets), logits.argmax(dim=-1).double()], dim=-1)
+
+    with torch.no_grad():
+        values, mask = token_values(both, [SequenceOutput(hidden, head)], labels, max_logits=rows * V)
+        nll, _ = token_values(token_nll, [SequenceOutput(hidden, head)], labels)
+        dense = torch.vmap(lambda h, y: token_values(both, [SequenceOutput(h[None], head)], y[None])[0][0])
+        assert values.shape == (B, T - 1, 2)
+        torch.testing.assert_close(values[..., 0], nll)
+        torch.testing.assert_close(values[..., 1], head(hidden)[:, :-1].argmax(dim=-1) * mask.double())
+        torch.testing.assert_close(dense(hidden, labels), values)
