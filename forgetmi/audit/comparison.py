@@ -32,6 +32,11 @@ ATTACK_LABELS = {
     "ruli": "attack with unlearned shadow models (RULI)",
     "label_only": "attack on the predicted labels alone",
     "cross_modal": "attack on the pairing of modalities",
+    "zlib": "attack on the loss against the text's compressed size (zlib)",
+    "min_k": "attack on the least likely tokens (min-k)",
+    "min_k_plus_plus": "attack on the least likely tokens, standardised (min-k++)",
+    "gradient_norm": "attack on the size of the gradient",
+    "perturbation": "attack on the loss against slightly changed texts",
 }
 _UTILITY_LABELS = {
     "accuracy": "accuracy",
@@ -42,7 +47,9 @@ _UTILITY_LABELS = {
     "ece": "calibration error",
     "quadratic_kappa": "quadratic-weighted kappa",
     "mean_absolute_error": "mean absolute error",
+    "perplexity": "perplexity",
 }
+_RIGHT_TOKENS = "share of tokens that are the likeliest one"
 _PART_LABELS = {"forget": "Forgotten records", "retain": "Retained records", "test": "Test records"}
 
 
@@ -65,17 +72,29 @@ def rows(first: Measurement) -> dict[str, tuple[str, str, Get]]:
                 found[f"{attack}_{name}"] = ("attacks", label, _from_attack(attack, name))
     for part in ("forget", "test", "retain"):
         for name in first.utility[part].figures:
-            label = f"{_PART_LABELS[part]}: {_UTILITY_LABELS.get(name, name)}"
+            words = _RIGHT_TOKENS if _language(first) and name == "accuracy" else _UTILITY_LABELS.get(name, name)
+            label = f"{_PART_LABELS[part]}: {words}"
             found[f"{part}_{name}"] = (part, label, _from_utility(part, name))
     found["loss_difference"] = ("forget", "Forgotten minus test records: CE", lambda m: m.loss_difference)
+    for key, given in first.probes.items():
+        found[key] = (given.probe.group, given.probe.label, _from_probe(key))
     if first.comparison is not None:
         label = "published attack (batch means): share of forget batches called members"
         found[COMPARISON_ATTACK] = ("published", label, _published)
     return found
 
 
-def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement]) -> dict[str, Any]:
-    """Row key to the three models' values, with the gap of two of them to the distribution of the third."""
+def _language(measurement: Measurement) -> bool:
+    return "perplexity" in measurement.utility["test"].figures
+
+
+def compare(
+    original: Measurement,
+    unlearned: Measurement,
+    retrained: Sequence[Measurement],
+    controls: Mapping[str, Measurement] | None = None,
+) -> dict[str, Any]:
+    """Row key to the three models' values, with the gaps of two to the distribution of the third; and controls'."""
     table = {}
     for key, (group, label, get) in rows(original).items():
         values = [get(m).value for m in retrained]
@@ -90,6 +109,7 @@ def compare(original: Measurement, unlearned: Measurement, retrained: Sequence[M
             "n_samples": figure.n_samples,
             "original": _cell(figure, known if complete else []),
             "unlearned": _cell(get(unlearned), known if complete else []),
+            "controls": {name: _cell(get(m), known if complete else []) for name, m in (controls or {}).items()},
             "retrained": {
                 "values": values,
                 "sentences": [get(m).sentence for m in retrained],
@@ -145,7 +165,10 @@ def people(original: Measurement, unlearned: Measurement, retrained: Sequence[Me
 def criteria(
     original: Measurement, unlearned: Measurement, retrained: Sequence[Measurement], options: AuditOptions
 ) -> list[Criterion]:
-    """What the rule looks at: every attack's AUC, people who stand out, forget accuracy and CE, test AUC."""
+    """What the rule looks at: every attack's AUC, people who stand out, forget accuracy and CE, test AUC.
+
+    Of language models test loss in place of test AUC, and the probes that are judged.
+    """
 
     def make(key: str, label: str, kind: Any, read: Callable[[Measurement], Reading], headline: bool = False) -> Any:
         others = tuple(read(m) for m in retrained)
@@ -163,7 +186,14 @@ def criteria(
     found.append(make("forget_accuracy", "Accuracy on the forgotten records", "forget_accuracy", _u("forget_accuracy")))
     label = "Cross-entropy (CE) on the forgotten records"
     found.append(make("forget_cross_entropy", label, "forget_cross_entropy", _u("forget_cross_entropy")))
-    found.append(make("test_auc", "AUC on the test records", "test_auc", _u("test_auc")))
+    if not _language(original):
+        found.append(make("test_auc", "AUC on the test records", "test_auc", _u("test_auc")))
+        return found
+    label = "Cross-entropy (CE) on the test records"
+    found.append(make("test_cross_entropy", label, "test_cross_entropy", _u("test_cross_entropy")))
+    for key, given in original.probes.items():
+        if given.probe.judged:
+            found.append(make(key, given.probe.label, given.probe.kind, _probed(key)))
     return found
 
 
@@ -175,7 +205,12 @@ def likeness(
     options: AuditOptions,
     seed: int,
 ) -> dict[str, Any]:
-    """Cosine similarity of logits to each retrained model's, beside the ceiling: retrained models among themselves."""
+    """Cosine similarity of logits to each retrained model's, beside the ceiling: retrained models among themselves.
+
+    Empty for language models, which answer with a distribution for each token.
+    """
+    if _language(original):
+        return {}
 
     def cosine(part: str, first: Measurement, second: Measurement) -> dict[str, Any]:
         logits = [np.asarray(m.scores.parts[part]["logits"], dtype=np.float64) for m in (first, second)]
@@ -292,6 +327,18 @@ def figure_label(name: str) -> str:
 
 def _from_attack(attack: str, name: str) -> Get:
     return lambda m: m.attacks[attack].figures[name]
+
+
+def _from_probe(key: str) -> Get:
+    return lambda m: m.probes[key].figure
+
+
+def _probed(key: str) -> Callable[[Measurement], Reading]:
+    def read(measurement: Measurement) -> Reading:
+        found = measurement.probes[key]
+        return Reading(found.figure.value, found.judged or found.figure.interval)
+
+    return read
 
 
 def _from_patients(name: str) -> Get:

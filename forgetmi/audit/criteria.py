@@ -10,7 +10,16 @@ from forgetmi.metrics.figure import Position
 from forgetmi.metrics.forgetting import gap_to_retrained
 from forgetmi.metrics.intervals import Interval
 
-Kind = Literal["attack", "exposed", "marked_out", "forget_accuracy", "forget_cross_entropy", "test_auc"]
+Kind = Literal[
+    "attack",
+    "exposed",
+    "marked_out",
+    "memorised",
+    "forget_accuracy",
+    "forget_cross_entropy",
+    "test_auc",
+    "test_cross_entropy",
+]
 Decision = Literal["pass", "fail", "inconclusive"]
 Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
 

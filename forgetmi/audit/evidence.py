@@ -9,7 +9,7 @@ from typing import Any
 from forgetmi.audit import arrays, comparison, sections
 from forgetmi.audit.controls import control_attacks
 from forgetmi.audit.criteria import Criterion, Reading
-from forgetmi.audit.known_answers import known_answers
+from forgetmi.audit.known_answers import known_answers, outcome
 from forgetmi.audit.measurements import Measurement, generator, measure_model
 from forgetmi.audit.one_run import one_run_section
 from forgetmi.audit.options import AuditOptions
@@ -61,6 +61,7 @@ def build_audit(
     options: AuditOptions,
     seed: int,
     references: Mapping[str, ReferenceScores] | None = None,
+    controls: Mapping[str, ModelScores] | None = None,
 ) -> Audit:
     """Attack, grade, compare and judge.
 
@@ -72,6 +73,8 @@ def build_audit(
         options: what to do.
         seed: of folds and resamples; the same seed gives the same evidence.
         references: shadow models, by kind. The retrained models serve as references without being named here.
+        controls: further models that stand beside every figure and are put to the rule, by name: ``destroyed``, which
+            must not pass, and ``random_share``, which unlearned a random share of the request.
 
     Returns:
         Its ``evidence`` is a JSON-able mapping of schema ``forgetmi.evidence/2``, checked against it.
@@ -84,14 +87,22 @@ def build_audit(
     if tuple(sorted(parts)) != tuple(sorted(PARTS)):
         raise AuditError(f"parts given: {', '.join(sorted(parts)) or 'none'}", expected=", ".join(PARTS))
     models = (original, unlearned, *retrained)
+    _check_probes([*models, *(controls or {}).values()])
     source = SignalSource(parts, context, retrained, references)
-    options = options.with_attacks(source.n_references)
+    judged = sum(probe.judged for probe in original.probes)
+    options = options.with_attacks(source.n_references, language=context.language, judged_probes=judged)
     measured = [measure_model(model, parts, context, options, seed, source) for model in models]
     first, second, others = measured[0], measured[1], measured[2:]
+    beside = {
+        name: measure_model(model, parts, context, options, seed, source) for name, model in (controls or {}).items()
+    }
     criteria = comparison.criteria(first, second, others, options)
     sizes = {"n_forget_patients": parts["forget"].n_patients, "n_test_patients": parts["test"].n_patients}
     verdict = judge(criteria, **sizes, options=options)
-    controls = known_answers(criteria, retrained, source, sizes, options, seed)
+    known = known_answers(criteria, retrained, source, sizes, options, seed)
+    known |= {
+        name: outcome(comparison.criteria(first, m, others, options), sizes, options) for name, m in beside.items()
+    }
     risks = forgotten_risks(measured, parts, options), retained_risks(measured, parts, options)
     content = arrays.packed(first, second, others)
     evidence = {
@@ -100,11 +111,11 @@ def build_audit(
         "options": {**asdict(options), "attacks": list(options.attacks)},
         "task": asdict(context),
         "parts": {name: sections.part(parts[name]) for name in PARTS},
-        "verdict": {**verdict.to_dict(), "cautions": _cautions(original, unlearned, retrained, verdict, controls)},
+        "verdict": {**verdict.to_dict(), "cautions": _cautions(original, unlearned, retrained, verdict, known)},
         "criteria": {c.key: _criterion(c, verdict) for c in criteria},
-        "controls": controls,
+        "controls": known,
         "people": comparison.people(first, second, others),
-        "comparison": comparison.compare(first, second, others),
+        "comparison": comparison.compare(first, second, others, beside),
         "likeness": comparison.likeness(first, second, others, parts, options, seed),
         "tug_of_war": comparison.tugs(first, second, others, options.headline),
         "epsilon": {
@@ -131,6 +142,17 @@ def build_audit(
         "arrays": arrays.section(*content),
     }
     return Audit(validate_document(evidence, "evidence"), content[0], *risks, options)
+
+
+def _check_probes(models: Sequence[ModelScores]) -> None:
+    asked = [[(probe.key, probe.judged, probe.outsiders is None) for probe in model.probes] for model in models]
+    for model, own in zip(models, asked, strict=True):
+        if own != asked[0]:
+            raise AuditError(
+                f"{model.title} was asked other questions than {models[0].title}: {', '.join(key for key, *_ in own)}",
+                expected=", ".join(key for key, *_ in asked[0]) or "none",
+                fix="put the same probes to every model",
+            )
 
 
 def _check_models(original: ModelScores, unlearned: ModelScores, retrained: Sequence[ModelScores]) -> None:
@@ -173,6 +195,14 @@ def _cautions(
         cautions.append(
             f"{controls['n_failed']} of {n} retrained models fail the same rule when each is judged against the "
             f"others, although they never saw the patients: the retrained range is too narrow, {consequence}."
+        )
+    if (blind := controls.get("destroyed")) and blind["decision"] == "pass":
+        cautions.append("A model of random weights passes this audit: a pass of the unlearned model means nothing.")
+    share = controls.get("random_share")
+    if share and share["decision"] == "pass" == verdict.decision:
+        cautions.append(
+            "A model that unlearned only a random share of the request passes too: this audit cannot tell forgetting "
+            "all of these patients from forgetting a few."
         )
     if n < RECOMMENDED_RETRAINED:
         cautions.append(

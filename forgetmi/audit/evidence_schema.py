@@ -80,7 +80,19 @@ class RetrainedCells(Document):
 class RowEvidence(Document):
     """One figure of all models side by side."""
 
-    group: Literal["people", "attacks", "forget", "test", "retain", "published"]
+    group: Literal[
+        "people",
+        "attacks",
+        "forget",
+        "test",
+        "retain",
+        "published",
+        "memorisation",
+        "extraction",
+        "quantisation",
+        "relearning",
+        "hierarchical",
+    ]
     label: str
     direction: str
     n_patients: Count
@@ -88,6 +100,7 @@ class RowEvidence(Document):
     original: CellEvidence
     unlearned: CellEvidence
     retrained: RetrainedCells
+    controls: dict[str, CellEvidence] = Field(default={}, description="models that were made to compare with, by name")
 
 
 class ReadingEvidence(Document):
@@ -103,7 +116,16 @@ class CriterionEvidence(Document):
     """A figure that the rule looks at."""
 
     label: str
-    kind: Literal["attack", "exposed", "marked_out", "forget_accuracy", "forget_cross_entropy", "test_auc"]
+    kind: Literal[
+        "attack",
+        "exposed",
+        "marked_out",
+        "memorised",
+        "forget_accuracy",
+        "forget_cross_entropy",
+        "test_auc",
+        "test_cross_entropy",
+    ]
     headline: bool
     level: float
     original: ReadingEvidence
@@ -155,6 +177,10 @@ class ControlsEvidence(Document):
     n_passed: Count
     n_failed: Count
     original: ControlEvidence
+    destroyed: ControlEvidence | None = Field(default=None, description="random weights: must not pass")
+    random_share: ControlEvidence | None = Field(
+        default=None, description="unlearned a random share of the request by the same method"
+    )
 
 
 class FoundEvidence(Document):
@@ -342,7 +368,7 @@ class PartEvidence(Document):
 class TaskEvidence(Document):
     """The task."""
 
-    kind: Literal["multiclass", "ordinal", "multilabel"]
+    kind: Literal["multiclass", "ordinal", "multilabel", "causal_lm"]
     n_classes: Count
 
 
@@ -404,7 +430,7 @@ class EvidenceDocument(Document):
     controls: ControlsEvidence
     people: PeopleEvidence
     comparison: dict[str, RowEvidence]
-    likeness: dict[str, LikenessEvidence]
+    likeness: dict[str, LikenessEvidence] = Field(description="empty for language models")
     tug_of_war: TugsEvidence
     epsilon: EpsilonsEvidence
     time: TimeEvidence

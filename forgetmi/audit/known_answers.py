@@ -26,13 +26,9 @@ def known_answers(
     seed: int,
 ) -> dict[str, Any]:
     """The rule on models whose answer is known: each retrained against the others, and the untouched original."""
-
-    def outcome(given: Sequence[Criterion]) -> dict[str, Any]:
-        verdict = judge(given, **sizes, options=options)
-        return {"decision": verdict.decision, "findings": [asdict(finding) for finding in verdict.findings]}
-
     held_out = [
-        outcome(_held_out(criteria, index, retrained, source, options, seed)) for index in range(len(retrained))
+        outcome(_held_out(criteria, index, retrained, source, options, seed), sizes, options)
+        for index in range(len(retrained))
     ]
     decisions = [control["decision"] for control in held_out]
     return {
@@ -40,8 +36,14 @@ def known_answers(
         "n_held_out": len(held_out),
         "n_passed": decisions.count("pass"),
         "n_failed": decisions.count("fail"),
-        "original": outcome(as_candidate(criteria, "original")),
+        "original": outcome(as_candidate(criteria, "original"), sizes, options),
     }
+
+
+def outcome(criteria: Sequence[Criterion], sizes: Mapping[str, int], options: AuditOptions) -> dict[str, Any]:
+    """What the rule says of a candidate, briefly."""
+    verdict = judge(criteria, **sizes, options=options)
+    return {"decision": verdict.decision, "findings": [asdict(finding) for finding in verdict.findings]}
 
 
 def _held_out(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,14 @@ from forgetmi.attacks.membership.patients import PatientScores, Rule, combine, p
 from forgetmi.attacks.membership.result import AttackResult, PartSignals
 from forgetmi.audit.options import COMPARISON_ATTACK, AuditOptions
 from forgetmi.audit.part_signals import SignalSource
+from forgetmi.audit.probes import ProbeFigure, probe_figure
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo
 from forgetmi.errors import AuditError
 from forgetmi.metrics.delong import delong_interval
 from forgetmi.metrics.epsilon import EpsilonBound, epsilon_over_thresholds
 from forgetmi.metrics.figure import Figure, measure
 from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval, clopper_pearson
+from forgetmi.metrics.language_utility import language_utility
 from forgetmi.metrics.roc import Bools, Floats, mean_statistic, tpr_at_fpr, tpr_at_fpr_statistic
 from forgetmi.metrics.testing import StandingOut, standing_out
 from forgetmi.metrics.utility import Utility, multiclass_utility, multilabel_utility
@@ -55,6 +57,7 @@ class Measurement:
         loss_difference: forget CE minus test CE. Far above the retrained models' it marks the forgotten records.
         attack_intervals: attack to the interval of its AUC at the level at which it is judged.
         by_formula: the headline AUC's interval by DeLong's formula, without resampling: a check of the other one.
+        probes: key to figure of each probe.
     """
 
     scores: ModelScores
@@ -70,6 +73,7 @@ class Measurement:
     loss_difference: Figure
     attack_intervals: Mapping[str, Interval]
     by_formula: Interval
+    probes: Mapping[str, ProbeFigure] = field(default_factory=dict)
 
 
 def measure_model(
@@ -121,7 +125,25 @@ def measure_model(
             for name, result in attacks.items()
         },
         by_formula=_by_formula(attacks[options.headline], options),
+        probes=_probes(scores, parts, options, seed),
     )
+
+
+def _probes(
+    scores: ModelScores, parts: Mapping[str, PartInfo], options: AuditOptions, seed: int
+) -> dict[str, ProbeFigure]:
+    patients = {name: info.patients for name, info in parts.items()}
+    return {
+        probe.key: probe_figure(
+            probe,
+            patients,
+            (generator(seed, f"probe {probe.key}"), generator(seed, f"judged {probe.key}")),
+            n_resamples=options.n_bootstrap,
+            level=options.level,
+            judged_level=options.level_of(probe.key),
+        )
+        for probe in scores.probes
+    }
 
 
 def attack_parts(
@@ -159,6 +181,8 @@ def _utility(
     rng: np.random.Generator,
     settings: Mapping[str, Any],
 ) -> Utility:
+    if context.language:
+        return language_utility(scores.parts[name], info.patients, rng, forgotten=name == "forget", **settings)
     logits = np.asarray(scores.parts[name]["logits"], dtype=np.float64)
     common: dict[str, Any] = {"forgotten": name == "forget", "nll": scores.parts[name]["nll"], **settings}
     if context.multilabel:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, get_args
@@ -11,6 +12,7 @@ from forgetmi.errors import ConfigError, did_you_mean
 EpsilonLaw = Literal["dp", "gaussian_dp"]
 COMPARISON_ATTACK = "published_svc"
 STANDARD = ("loss", "entropy", "modified_entropy", "svc", "calibrated", "rmia")
+STANDARD_LANGUAGE = ("loss", "zlib", "min_k", "min_k_plus_plus", "calibrated", "rmia")
 PEOPLE_LOOKS = 2
 _WHERE_THERE_ARE = {"lira": "shadows", "u_lira": "unlearned_shadows"}
 
@@ -28,6 +30,8 @@ class AuditOptions:
         n_bootstrap: resamples of patients behind each interval.
         level: of the intervals.
         utility_margin: a loss of test AUC against the original up to this is tolerated (absolute).
+        loss_margin: of language models, a rise of the test loss over the original's up to this is tolerated (nats a
+            token).
         min_patients: with fewer forgotten (or fewer test) patients the verdict is never ``pass``. 10 is the size below
             which hospitals commonly do not publish a count at all.
         people_fpr: of the people who were never in training, the share that the attacker of the decision box may
@@ -38,6 +42,8 @@ class AuditOptions:
             Gaussian, which no sample can prove; tighter, and there is none at a delta of 0.
         histogram_bins: bins of the loss histograms.
         min_cell: of subgroups of fewer forgotten, or fewer test, patients nothing is published.
+        judged_probes: further looks at membership that share the error, see :meth:`level_of`. The audit counts
+            them itself, whatever is given.
     """
 
     attacks: tuple[str, ...] = ()
@@ -47,6 +53,7 @@ class AuditOptions:
     n_bootstrap: int = 1000
     level: float = 0.95
     utility_margin: float = 0.02
+    loss_margin: float = 0.1
     min_patients: int = 10
     people_fpr: float = 0.05
     label_queries: int = 10
@@ -54,6 +61,7 @@ class AuditOptions:
     epsilon_law: EpsilonLaw = "dp"
     histogram_bins: int = 12
     min_cell: int = 10
+    judged_probes: int = 0
 
     def __post_init__(self) -> None:
         from forgetmi.attacks.membership import ATTACKS
@@ -72,6 +80,8 @@ class AuditOptions:
             problems.append(f"level must lie in [0.5, 1), not {self.level}")
         if not 0.0 <= self.utility_margin <= 1.0:
             problems.append(f"utility_margin must lie in [0, 1], not {self.utility_margin}")
+        if not 0.0 <= self.loss_margin < math.inf:
+            problems.append(f"loss_margin must be a number of nats of at least 0, not {self.loss_margin}")
         if self.min_patients < 2:
             problems.append(f"min_patients must be at least 2, not {self.min_patients}: one patient has no interval")
         if not 0.0 < self.people_fpr < 1.0:
@@ -108,7 +118,7 @@ class AuditOptions:
                 problems += error.problems
         return problems
 
-    def with_attacks(self, kinds: Collection[str]) -> AuditOptions:
+    def with_attacks(self, kinds: Collection[str], *, language: bool = False, judged_probes: int = 0) -> AuditOptions:
         """These options with the attacks named: those asked for, or the standard ones.
 
         ``lira`` is added where there are shadow models, ``u_lira`` where there are unlearned shadow models: they were
@@ -116,18 +126,21 @@ class AuditOptions:
 
         Args:
             kinds: of reference models that there are.
+            language: whether the models are language models, which the published attack on batches is not for.
+            judged_probes: how many probes the verdict looks at.
         """
-        if self.attacks:
-            return self
         added = [name for name, kind in _WHERE_THERE_ARE.items() if kind in kinds]
-        return replace(self, attacks=(*STANDARD, *added))
+        attacks = self.attacks or (*(STANDARD_LANGUAGE if language else STANDARD), *added)
+        published = self.published_svc and not language
+        made = replace(self, attacks=attacks, published_svc=published, judged_probes=judged_probes)
+        return self if made == self else made
 
     def level_of(self, attack: str) -> float:
         """The level at which a look at membership is judged: the headline's is ``level``, k others share the error.
 
         Bonferroni: 1 - (1 - level) / k for each of the k others, so that many looks do not make an alarm out of chance.
-        The others are the other attacks, and two looks at single people (``people``): those who stand out from every
-        test patient, either way.
+        The others are the other attacks, two looks at single people (``people``): those who stand out from every test
+        patient, either way; and the probes that are judged.
         """
-        others = len(self.attacks) - 1 + PEOPLE_LOOKS
+        others = len(self.attacks) - 1 + PEOPLE_LOOKS + self.judged_probes
         return self.level if attack == self.headline else 1.0 - (1.0 - self.level) / others

@@ -10,6 +10,7 @@ import numpy as np
 from forgetmi.attacks.membership import signals
 from forgetmi.attacks.membership.result import PartSignals, References
 from forgetmi.audit.scores import (
+    LANGUAGE_KEYS,
     REFERENCE_PARTS,
     AuditContext,
     ModelScores,
@@ -81,6 +82,10 @@ class SignalSource:
 
     def _signals(self, scores: ModelScores, part: str) -> dict[str, Floats]:
         arrays, labels, multilabel = scores.parts[part], self._parts[part].labels, self._context.multilabel
+        if self._context.language:
+            loss = np.asarray(arrays["nll"], dtype=np.float64)
+            more = {key: np.asarray(arrays[key], dtype=np.float64) for key in arrays if key not in LANGUAGE_KEYS}
+            return {"loss": loss, "scaled_logit": signals.scaled_logit_of_nll(loss), **more}
         logits = arrays["logits"]
         found = {
             "loss": np.asarray(arrays["nll"], dtype=np.float64),
@@ -113,6 +118,9 @@ class SignalSource:
 
     def _reference_signals(self, reference: ReferenceScores, part: str) -> References:
         arrays, labels = reference.parts[part], np.asarray(self._parts[part].labels)
+        if self._context.language:
+            nll = np.asarray(arrays["nll"], dtype=np.float64)
+            return References({"loss": nll, "scaled_logit": signals.scaled_logit_of_nll(nll)}, arrays["seen"])
         logits = np.asarray(arrays["logits"], dtype=np.float64)
         flat, repeated = logits.reshape(-1, logits.shape[-1]), np.concatenate([labels] * len(logits))
         phi = signals.scaled_logit(flat, repeated, multilabel=self._context.multilabel)

@@ -28,6 +28,7 @@ LEVEL_WORDS = {
     "sample": "samples",
     "modality": "modalities of records",
 }
+_WORSE = (("below", "test_auc"), ("above", "test_cross_entropy"))
 _SHARES = ("accuracy", "share_called_member", "people_found", "people_marked", "exposed", "marked_out", "published_svc")
 
 
@@ -178,12 +179,13 @@ def render_summary(evidence: Mapping[str, Any]) -> RenderableType:
             position_words(criterion),
         )
     test_ce = evidence["comparison"]["test_cross_entropy"]
-    table.add_row(
-        Text("beside them: CE on the test records"),
-        *(number(test_ce[role]["value"]) for role in ("original", "unlearned")),
-        f"{number(test_ce['retrained']['low'])} to {number(test_ce['retrained']['high'])}",
-        "",
-    )
+    if "test_cross_entropy" not in evidence["criteria"]:
+        table.add_row(
+            Text("beside them: CE on the test records"),
+            *(number(test_ce[role]["value"]) for role in ("original", "unlearned")),
+            f"{number(test_ce['retrained']['low'])} to {number(test_ce['retrained']['high'])}",
+            "",
+        )
     mark, word = DECISIONS[verdict["decision"]]
     lines = [Text(f"  - {line}") for line in (*verdict["reasons"], *verdict["cautions"])]
     return Group(Text(f"{mark} {word}: {verdict['summary']}", style="bold"), *lines, Text(""), table)
@@ -201,7 +203,7 @@ def position_words(criterion: Mapping[str, Any]) -> str:
         "remembered": "still remembered",
         "over_forgotten": "over-forgotten",
         "utility_lost": "usefulness lost",
-    }.get(meaning or "", "within the tolerated loss" if (position, kind) == ("below", "test_auc") else "no harm")
+    }.get(meaning or "", "within the tolerated loss" if (position, kind) in _WORSE else "no harm")
     return f"{arrow} {position}: {ending}"
 
 

@@ -72,7 +72,11 @@ def plain_reasons(evidence: Mapping[str, Any]) -> list[str]:
     criteria = evidence["criteria"]
     keys = [key for key, c in criteria.items() if c["meaning"] not in (None, "not_judged")]
     if not keys:
-        keys = [key for key, c in criteria.items() if c["headline"] or c["kind"] in ("forget_accuracy", "test_auc")]
+        keys = [
+            key
+            for key, c in criteria.items()
+            if c["headline"] or c["kind"] in ("forget_accuracy", "test_auc", "test_cross_entropy")
+        ]
     first = {criteria[key]["sentence"]: key for key in reversed(keys)}
     return [key for key in keys if key in first.values()]
 

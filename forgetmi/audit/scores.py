@@ -10,11 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from forgetmi.attacks.membership import signals
+from forgetmi.audit.probes import Probe
 from forgetmi.errors import AuditError
 from forgetmi.partition import PARTS
 
-Role = Literal["original", "unlearned", "retrained"]
+Role = Literal["original", "unlearned", "retrained", "control"]
 Arrays = NDArray[np.generic]
+LANGUAGE_KEYS = ("nll", "n_tokens", "correct")
 REFERENCE_PARTS = ("forget", "test", "validation")
 
 
@@ -23,7 +25,8 @@ class PartInfo:
     """What is known of a part's records.
 
     Attributes:
-        labels: class index [N], or [N, L] of 0, 1 and NaN for multilabel tasks.
+        labels: class index [N], or [N, L] of 0, 1 and NaN for multilabel tasks. Language models: the number of answer
+            tokens [N].
         patients: patient of each record [N], as an integer code: never an id.
         groups: attribute (``sex``, ``age``, ``site``, ``label``) to each record's value [N], as text.
     """
@@ -53,11 +56,11 @@ class AuditContext:
     """The task behind the scores.
 
     Attributes:
-        kind: ``multiclass``, ``ordinal`` or ``multilabel``.
-        n_classes: C, classes or (multilabel) labels.
+        kind: ``multiclass``, ``ordinal``, ``multilabel`` or ``causal_lm``.
+        n_classes: C, classes, (multilabel) labels or (language models) tokens of the vocabulary.
     """
 
-    kind: Literal["multiclass", "ordinal", "multilabel"]
+    kind: Literal["multiclass", "ordinal", "multilabel", "causal_lm"]
     n_classes: int
 
     @property
@@ -65,19 +68,27 @@ class AuditContext:
         """Whether labels are independent of each other."""
         return self.kind == "multilabel"
 
+    @property
+    def language(self) -> bool:
+        """Whether the models are language models."""
+        return self.kind == "causal_lm"
+
 
 @dataclass(frozen=True)
 class ModelScores:
     """One model's scores, as :func:`forgetmi.training.scoring.collect_signals` gives them.
 
     Attributes:
-        role: which of the three models.
+        role: which of the three models, or a control.
         index: number among the retrained models; 0 for the others.
-        parts: part to ``{"nll": [N], "logits": [N, C]}``, for forget, retain, validation and test.
+        parts: part to ``{"nll": [N], "logits": [N, C]}``, for forget, retain, validation and test. Language models:
+            ``nll`` a token, ``n_tokens``, ``correct`` (the share of tokens that are the likeliest one) and further
+            signals of attacks, [N] each.
         weights_sha256: hash of the weights.
         seconds: of training (unlearned: of unlearning), or ``None`` where it was not measured.
         alone: whether it had the machine to itself meanwhile.
         peak_memory_mb: the same of memory.
+        probes: further questions that it was asked, the same ones as the other models.
     """
 
     role: Role
@@ -87,6 +98,7 @@ class ModelScores:
     seconds: float | None = None
     alone: bool = True
     peak_memory_mb: float | None = None
+    probes: Sequence[Probe] = ()
 
     @property
     def title(self) -> str:
@@ -104,6 +116,9 @@ class ModelScores:
         for name in PARTS:
             if name not in self.parts or name not in parts:
                 raise AuditError(f"{self.title}: part {name!r} is missing", expected=", ".join(PARTS))
+            if context.language:
+                self._check_language(name, parts[name])
+                continue
             nll, logits = (np.asarray(self.parts[name][key], dtype=np.float64) for key in ("nll", "logits"))
             n = len(parts[name].patients)
             if nll.shape != (n,) or logits.shape != (n, context.n_classes):
@@ -121,6 +136,22 @@ class ModelScores:
                     f"{self.title}, {name}: nll does not follow from logits and labels for {wrong} of {n} records",
                     fix="score records and collect labels in the same order",
                 )
+
+    def _check_language(self, name: str, info: PartInfo) -> None:
+        for key in (*LANGUAGE_KEYS, *self.parts[name]):
+            values = np.asarray(self.parts[name].get(key, np.nan), dtype=np.float64)
+            if values.shape != info.patients.shape or not np.isfinite(values).all():
+                raise AuditError(
+                    f"{self.title}, {name}: {key} {values.shape} is missing, not finite, or not one value a record",
+                    expected=f"{info.patients.shape}, finite",
+                    fix="the model is broken, or was scored on other records",
+                )
+        wrong = int((np.asarray(self.parts[name]["n_tokens"]) != np.asarray(info.labels)).sum())
+        if wrong:
+            raise AuditError(
+                f"{self.title}, {name}: {wrong} records have another number of answer tokens than the part's",
+                fix="score records and count tokens in the same order, by the same tokenizer",
+            )
 
 
 @dataclass(frozen=True)
@@ -152,7 +183,10 @@ class ReferenceScores:
             if name not in self.parts:
                 raise AuditError(f"{self.kind}: part {name!r} is missing", expected=", ".join(REFERENCE_PARTS))
             shape = (self.n_models, len(parts[name].patients))
-            for key, expected in (("nll", shape), ("seen", shape), ("logits", (*shape, context.n_classes))):
+            shapes = {"nll": shape, "seen": shape, "logits": (*shape, context.n_classes)}
+            for key, expected in shapes.items():
+                if key == "logits" and context.language:
+                    continue
                 values = np.asarray(self.parts[name][key])
                 if values.shape != expected:
                     raise AuditError(f"{self.kind}, {name}: {key} {values.shape}", expected=str(expected))
@@ -164,6 +198,7 @@ def retrained_as_references(retrained: Sequence[ModelScores]) -> ReferenceScores
     """Retrained models as references: none saw a forget, test or validation record."""
     parts = {}
     for name in REFERENCE_PARTS:
-        arrays = {key: np.stack([np.asarray(m.parts[name][key]) for m in retrained]) for key in ("nll", "logits")}
+        keys = [key for key in ("nll", "logits") if key in retrained[0].parts[name]]
+        arrays = {key: np.stack([np.asarray(m.parts[name][key]) for m in retrained]) for key in keys}
         parts[name] = {**arrays, "seen": np.zeros(arrays["nll"].shape, dtype=np.bool_)}
     return ReferenceScores("retrained", parts)

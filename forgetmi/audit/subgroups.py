@@ -204,6 +204,9 @@ def _found(measurement: Measurement, called: Bools, chosen: Bools, options: Audi
 def _accuracy(
     measurement: Measurement, part: str, inside: Bools, info: PartInfo, context: AuditContext
 ) -> float | None:
+    if context.language:
+        correct = np.asarray(measurement.scores.parts[part]["correct"], dtype=np.float64)[inside]
+        return float(correct.mean()) if correct.size else None
     logits = np.asarray(measurement.scores.parts[part]["logits"], dtype=np.float64)[inside]
     labels = np.asarray(info.labels)[inside]
     if not context.multilabel:

@@ -18,12 +18,13 @@ from forgetmi.errors import AuditError
 from forgetmi.metrics.figure import Position
 from forgetmi.metrics.power import detectable_auc
 
-# What it means to lie outside. Test AUC has a rule of its own: more useful than a retrained model is no harm.
+# What it means to lie outside. Usefulness has a rule of its own: more useful than a retrained model is no harm.
 _OUTSIDE: dict[tuple[Kind, Position], Meaning] = {
     ("attack", "above"): "remembered",
     ("attack", "below"): "over_forgotten",
     ("exposed", "above"): "remembered",
     ("marked_out", "above"): "over_forgotten",
+    ("memorised", "above"): "remembered",
     ("forget_accuracy", "above"): "remembered",
     ("forget_accuracy", "below"): "over_forgotten",
     ("forget_cross_entropy", "below"): "remembered",
@@ -116,10 +117,10 @@ def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
     candidate, position = criterion.candidate, criterion.position(criterion.candidate)
     if position is None or candidate.value is None or criterion.range is None:
         return Finding(criterion.key, "not_judged", f"{criterion.label} cannot be judged: {_why(criterion)}.")
-    if criterion.kind == "test_auc":
+    if criterion.kind in ("test_auc", "test_cross_entropy"):
         return _utility(criterion, candidate.value, criterion.range, options)
-    # fewer people who stand out than under any retrained model: no harm
-    if position == "inside" or (criterion.kind in ("exposed", "marked_out") and position == "below"):
+    # fewer people who stand out, or less known by heart, than under any retrained model: no harm
+    if position == "inside" or (criterion.kind in ("exposed", "marked_out", "memorised") and position == "below"):
         return None
     meaning = _OUTSIDE[criterion.kind, position]
     compared = (
@@ -130,16 +131,20 @@ def _finding(criterion: Criterion, options: AuditOptions) -> Finding | None:
 
 
 def _utility(criterion: Criterion, value: float, scope: tuple[float, float], options: AuditOptions) -> Finding | None:
-    """Lower than the original by more than the margin, and than any retrained model: lost, or perhaps lost."""
-    before = criterion.original.value
-    if before is None or before - value <= options.utility_margin or value >= scope[0]:
+    """Worse than the original by more than the margin, and than any retrained model: lost, or perhaps lost."""
+    loss = criterion.kind == "test_cross_entropy"  # of a loss, more is worse
+    before, margin = criterion.original.value, options.loss_margin if loss else options.utility_margin
+    worse = "higher" if loss else "lower"
+    if before is None or (change := value - before if loss else before - value) <= margin:
+        return None
+    if value <= scope[1] if loss else value >= scope[0]:
         return None
     compared = (
-        f"{criterion.label} is {number(value)} ({wording.interval(criterion.candidate)}), {number(before - value)} "
-        f"lower than the original's {number(before)} (tolerated: {options.utility_margin:g}) and lower than the "
+        f"{criterion.label} is {number(value)} ({wording.interval(criterion.candidate)}), {number(change)} "
+        f"{worse} than the original's {number(before)} (tolerated: {margin:g}) and {worse} than the "
         f"retrained models' ({wording.range_of(scope)})"
     )
-    if criterion.position(criterion.candidate) == "below":
+    if criterion.position(criterion.candidate) == ("above" if loss else "below"):
         return Finding(criterion.key, "utility_lost", f"{wording.PLAIN['utility_lost']}: {compared}.")
     return Finding(criterion.key, "not_judged", f"{compared}; with so few test patients this may be chance.")
 

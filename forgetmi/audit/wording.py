@@ -40,6 +40,13 @@ SENTENCES: dict[tuple[Kind, Meaning | None], str] = {
     ("forget_cross_entropy", None): "These records surprise it about as much as models that never saw them.",
     ("forget_cross_entropy", "remembered"): "These records surprise it less than models that never saw them.",
     ("forget_cross_entropy", "over_forgotten"): "These records surprise it more than models that never saw them.",
+    ("memorised", None): "It has no more of these records by heart than models that never saw them.",
+    ("memorised", "remembered"): "It has more of these records by heart than models that never saw them.",
+    ("test_cross_entropy", None): "It reads other patients' records as well as before, or as retraining would.",
+    (
+        "test_cross_entropy",
+        "utility_lost",
+    ): "It reads other patients' records worse than before, and than retraining would.",
     ("test_auc", None): "It serves other patients as well as before, or as well as retraining would.",
     ("test_auc", "utility_lost"): "It serves other patients worse than before, and worse than retraining would.",
 }
@@ -63,7 +70,7 @@ def advice(decision: Decision, outside: Sequence[Finding], n_forget: int, option
 
 def why_pass(headline: Criterion, criteria: Sequence[Criterion], options: AuditOptions) -> list[str]:
     """Three reasons: the audit could see, it sees nothing now, others are served as before."""
-    useful = next((c for c in criteria if c.kind == "test_auc"), None)
+    useful = next((c for c in criteria if c.kind in ("test_auc", "test_cross_entropy")), None)
     reasons = [
         f"The audit could see something: the original's {headline.label} is {shown(headline.original)}, above the "
         f"retrained models ({scope_of(headline)}).",
@@ -72,7 +79,9 @@ def why_pass(headline: Criterion, criteria: Sequence[Criterion], options: AuditO
     ]
     if useful is not None:
         before, now = useful.original.value, useful.candidate.value
-        kept = before is not None and now is not None and before - now <= options.utility_margin
+        loss = useful.kind == "test_cross_entropy"
+        margin = options.loss_margin if loss else options.utility_margin
+        kept = before is not None and now is not None and (now - before if loss else before - now) <= margin
         reasons.append(
             f"The model is as useful as {'before' if kept else 'retraining allows'}: {useful.label} is "
             f"{shown(useful.candidate)}, the original's {shown(useful.original)}, the retrained models' "

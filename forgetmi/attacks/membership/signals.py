@@ -74,6 +74,16 @@ def scaled_logit(logits: ArrayLike, labels: ArrayLike, *, multilabel: bool = Fal
     return _finite(z[np.arange(len(z)), y] - _others(z, y))
 
 
+def scaled_logit_of_nll(nll: ArrayLike) -> Floats:
+    """ln(p / (1 - p)) of p = exp(-nll), of any shape: -ln(exp(nll) - 1).
+
+    Of a language model's ``nll`` a token, p is the geometric mean of its tokens' probabilities (our reading). A loss
+    that rounded to 0 is taken for the smallest positive one: no signal is infinite.
+    """
+    loss = np.maximum(np.asarray(nll, dtype=np.float64), np.finfo(np.float64).tiny)
+    return _finite(-(loss + np.log(-np.expm1(-loss))))
+
+
 def _others(values: Floats, left_out: NDArray[np.int64]) -> Floats:
     """Logsumexp over every class of a row but one."""
     rest = values.copy()
