@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from forgetmi.data_adapters.text_files import find_set, is_text, pieces, read_set, word_problems
+from forgetmi.data_adapters.text_files import TextTable, find_set, is_text, pieces, read_set, word_problems
 from forgetmi.errors import ConfigError
 from forgetmi.records import Record, RecordDataset, Skipped
 
@@ -104,20 +104,37 @@ class Wmdp:
         root = Path(self.root)
         name = f"wmdp-{subject}"
         table = read_set(find_set([root, root / "wmdp-mcqs"], [name, f"{subject}_questions"], ["test"]), name)
-        table.require(("question", "choices", "answer"))
-        prompts = table.texts("question")
-        choices = [row.get("choices") for row in table.objects]
-        table.refuse("choices", [not _are_choices(given) for given in choices], "a list of 2 to 26 texts")
-        labels = [row.get("answer") for row in table.objects]
-        wrong = [not _is_index(label, given) for label, given in zip(labels, choices, strict=True)]
-        table.refuse("answer", wrong, "the index of the right choice, from 0")
         said = {"source_split": name, "subject": subject}
-        records = []
-        for row in table.filled({"question": prompts}, skipped):
-            given, label, sample = [*table.objects[row]["choices"]], table.objects[row]["answer"], f"{name}-{row:05d}"
-            values = {"prompt": prompts[row], "answer": given[label], "choices": given}
-            records.append(Record(sample, sample, sample, "", {"dialogue": values}, label, "test", said))
-        return records
+        return question_records(table, name, [said] * len(table), skipped)
+
+
+def question_records(
+    table: TextTable, name: str, said: Sequence[Mapping[str, str]], skipped: list[tuple[str, str]]
+) -> list[Record]:
+    """Records of a table with ``question``, ``choices`` and ``answer``, all of them test.
+
+    Args:
+        table: its rows.
+        name: with the row's number from 0, a record's id.
+        said: attributes of each row.
+        skipped: gets the rows without a question.
+
+    Raises:
+        DataError: choices or answers that are none.
+    """
+    table.require(("question", "choices", "answer"))
+    prompts = table.texts("question")
+    choices = [row.get("choices") for row in table.objects]
+    table.refuse("choices", [not _are_choices(given) for given in choices], "a list of 2 to 26 texts")
+    labels = [row.get("answer") for row in table.objects]
+    wrong = [not _is_index(label, given) for label, given in zip(labels, choices, strict=True)]
+    table.refuse("answer", wrong, "the index of the right choice, from 0")
+    records = []
+    for row in table.filled({"question": prompts}, skipped):
+        given, label, sample = [*table.objects[row]["choices"]], table.objects[row]["answer"], f"{name}-{row:05d}"
+        values = {"prompt": prompts[row], "answer": given[label], "choices": given}
+        records.append(Record(sample, sample, sample, "", {"dialogue": values}, label, "test", said[row]))
+    return records
 
 
 def _are_choices(given: Any) -> bool:

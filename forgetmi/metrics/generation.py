@@ -138,7 +138,7 @@ def continue_texts(
     Raises:
         ConfigError, DataError, ModelError: as :func:`continue_tokens`.
     """
-    ids = [_asked(tokenizer, prompt, special) if isinstance(prompt, str) else prompt for prompt in prompts]
+    ids = [prompt_tokens(tokenizer, prompt, special) if isinstance(prompt, str) else prompt for prompt in prompts]
 
     def ended(tokens: list[int]) -> bool:
         text = tokenizer.decode(tokens)
@@ -175,6 +175,18 @@ def prompts_of(modality: TokenModality, values: Sequence[Any]) -> list[list[int]
             )
         made.append(ids[:start].tolist())
     return made
+
+
+def prompt_tokens(tokenizer: LMTokenizer, text: str, special: bool) -> list[int]:
+    """Ids of a text that something is to follow: without the token that ends a text, where a tokenizer adds one.
+
+    Args:
+        tokenizer: the model's.
+        text: the prompt.
+        special: whether the tokenizer adds its special tokens.
+    """
+    ids = tokenizer.encode(text, special=special)[0]
+    return ids[:-1] if ids[-1:] == [tokenizer.eos_id] else ids
 
 
 @contextmanager
@@ -330,8 +342,3 @@ class _Stopping:
 def _cut(text: str, stops: Sequence[str]) -> str:
     places = [place for stop in stops if (place := text.find(stop)) >= 0]
     return text[: min(places)] if places else text
-
-
-def _asked(tokenizer: LMTokenizer, text: str, special: bool) -> list[int]:
-    ids = tokenizer.encode(text, special=special)[0]
-    return ids[:-1] if ids[-1:] == [tokenizer.eos_id] else ids  # some tokenizers end each text: nothing follows that

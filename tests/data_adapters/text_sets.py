@@ -133,6 +133,20 @@ def write_wmdp(root: Path) -> Path:
     return root
 
 
+def mmlu_questions() -> dict[str, list[dict[str, Any]]]:
+    return {"abstract_algebra": wmdp_questions(3), "virology": wmdp_questions(2)}
+
+
+def write_mmlu(root: Path) -> Path:
+    """The CSV files, one a subject and part, without a header."""
+    for part, sets in (("test", mmlu_questions()), ("dev", {"abstract_algebra": wmdp_questions(1)})):
+        (root / part).mkdir(parents=True)
+        for name, rows in sets.items():
+            lines = [",".join([f'"{r["question"]}"', *r["choices"], "ABCD"[r["answer"]]]) for r in rows]
+            (root / part / f"{name}_{part}.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return root
+
+
 def lume_rows(person: str, task: str = "Task2") -> list[dict[str, Any]]:
     name = f'"{person}"' if task == "Task1" else person
     return [
