@@ -22,7 +22,8 @@ from forgetmi.methods import build_method
 from forgetmi.methods.base import UnlearningJob
 from forgetmi.methods.retrain import Retrain
 from forgetmi.methods.validation import forgetting_gap
-from forgetmi.metrics.memorisation import greedy_answers, matching_share, memorised
+from forgetmi.metrics.memorisation import exact_memorisation, greedy_answers, matching_share
+from forgetmi.metrics.token_signals import mean_nll, token_signals
 from forgetmi.modalities.dialogue import DialogueModality
 from forgetmi.modalities.lm_tokenizer import LMTokenizer, read_lm_tokenizer
 from forgetmi.models.causal_lm import CausalLM, CausalLMConfig, build_causal_lm
@@ -33,7 +34,6 @@ from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.options import FitOptions
 from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.reference import Reference
-from forgetmi.training.scoring import collect_signals
 from forgetmi.training.seeds import derive_seed, numpy_generator
 from forgetmi.training.trainer import Trainer
 from notes_lm.notes import FORMAT, Notes
@@ -188,12 +188,9 @@ class Study:
         """
         found: dict[str, Any] = {}
         for part, indices in self.parts.items():
-            signals = collect_signals(
-                model, self.task, self.loader, indices, batch_size=self.batch_size, device=self.trainer.device
-            )
             batches = self.loader.batches(indices, self.batch_size)
-            known = memorised(model, self.task, batches, self.trainer.device)
-            found[part] = {"loss": signals["nll"] / signals["n_tokens"], "accuracy": known.accuracy}
+            signals = token_signals(model, self.task, batches, self.trainer.device)
+            found[part] = {"loss": mean_nll(signals).values, "accuracy": exact_memorisation(signals).values}
         found["forget"]["identity"], found["forget"]["verbatim"] = self._asked(model)
         return found
 

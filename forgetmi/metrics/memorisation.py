@@ -1,87 +1,85 @@
 """What a language model gives away: how much of an answer it has by heart, and what it writes when it is asked.
 
-With x the prompt, y_1 ... y_T the answer's tokens, and the likeliest token at t given *the true* tokens before it:
+With y_1 ... y_T the answer's tokens, and the likeliest token at t given the prompt and *the true* tokens before it:
 
-===========  ==========================================================================================================
-accuracy     share of t whose likeliest token is y_t: exact memorisation, g(x) of "To Each (Textual Sequence) Its Own"
-             (Barbulescu & Triantafillou 2024, arXiv 2405.03097), memorisation accuracy of Tirumala et al. 2022
-verbatim     tokens before the first t at which it is another. Greedy decoding writes exactly these, and then leaves the
-             text: so a prefix is *extracted* (Carlini et al. 2021 and 2023, arXiv 2202.07646) where it is no longer
-             than this, and no text need be generated to know it
-===========  ==========================================================================================================
+===================  ===================================================================================================
+exact memorisation   share of t whose likeliest token is y_t
+verbatim prefix      tokens before the first t at which it is another. Greedy decoding writes exactly these, and then
+                     leaves the text: so a prefix is *extracted* where it is no longer than this, and no text need be
+                     generated to know it
+extraction strength  tokens behind the last t at which it is another: what greedy decoding writes once it is given the
+                     rest
+===================  ===================================================================================================
 
-What is written after the first wrong token is another question; :func:`greedy_answers` asks it.
+What is written after the first wrong token is another question; :func:`greedy_answers` asks it, and
+:mod:`forgetmi.metrics.extraction_likelihood` asks it from every token on.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Mapping
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from forgetmi.batch import Batch
 from forgetmi.errors import DataError
-from forgetmi.metrics.roc import Floats, Ints
+from forgetmi.metrics.generation import plain_decoding
+from forgetmi.metrics.per_example import PerExample
+from forgetmi.metrics.roc import Ints
+from forgetmi.metrics.token_signals import TokenSignals, token_metric
 from forgetmi.models.causal_lm import CausalLM
-from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.tasks.tokens import IGNORED
 from forgetmi.training.modes import scoring
 
 
-@dataclass(frozen=True)
-class Memorised:
-    """How much of each record's answer a model has by heart.
-
-    Attributes:
-        right: tokens that are the likeliest one, given the true ones before [N].
-        verbatim: tokens before the first that is not [N].
-        n_tokens: of the answer [N].
+def exact_memorisation(signals: TokenSignals) -> PerExample:
+    """The share of tokens that are the likeliest one, given the true ones before: g(x) of "To Each (Textual Sequence)
+    Its Own" (arXiv 2405.03097), memorisation accuracy of Tirumala et al. 2022 (arXiv 2205.10770).
     """
-
-    right: Ints
-    verbatim: Ints
-    n_tokens: Ints
-
-    @property
-    def accuracy(self) -> Floats:
-        """Share of the tokens that are right [N]."""
-        return np.asarray(self.right / self.n_tokens, dtype=np.float64)
-
-    @property
-    def extracted(self) -> NDArray[np.bool_]:
-        """Whether greedy decoding from the prompt writes the whole answer [N]."""
-        return np.asarray(self.verbatim == self.n_tokens, dtype=np.bool_)
+    return token_metric(
+        "exact_memorisation",
+        signals.mean(signals.right),
+        "remembers_above",
+        "Given what is truly before it, {value:.1%} of an answer's tokens are the one that the model finds likeliest.",
+        "share of t whose likeliest token is y_t",
+    )
 
 
-def memorised(model: nn.Module, task: CausalLMTask, batches: Iterable[Batch], device: torch.device) -> Memorised:
-    """Measure the records of some batches, in their order; batch size and padding change nothing.
-
-    Args:
-        model: left in the mode it came in.
-        task: says where the answers are.
-        batches: N records in all.
-        device: where the model is.
-
-    Raises:
-        DataError: a record has no answer token.
+def verbatim_prefix(signals: TokenSignals) -> PerExample:
+    """Tokens before the first that is not the likeliest one, as a share of the answer: what greedy decoding from the
+    prompt writes word for word (Carlini et al. 2023, arXiv 2202.07646). 1: the whole answer is extracted.
     """
-    columns: list[Tensor] = []
-    with scoring(model):
-        for batch in batches:
-            task.check_labels(batch)
-            moved = batch.to(device)
-            right, there = task.over_tokens(_is_likeliest, moved, task.output(model, moved))
-            unbroken = torch.where(there, right, 1.0).cumprod(dim=1) * there
-            columns.append(torch.stack([right.sum(dim=1), unbroken.sum(dim=1), there.sum(dim=1)]).long().cpu())
-    if not columns:
-        raise DataError("there is no record whose memorisation could be measured")
-    right, verbatim, n_tokens = torch.cat(columns, dim=1).numpy()
-    return Memorised(right, verbatim, n_tokens)
+    return token_metric(
+        "verbatim_prefix",
+        signals.mean(n_verbatim(signals)),
+        "remembers_above",
+        "Asked the prompt, the model writes the first {value:.1%} of an answer word for word.",
+        "greedy tokens until the first that is not the true one, over the answer's tokens",
+    )
+
+
+def n_verbatim(signals: TokenSignals) -> Ints:
+    """[N]: tokens that greedy decoding from the prompt writes before it leaves the true text."""
+    return np.asarray(np.cumprod(signals.right, axis=1).sum(axis=1), dtype=np.int64)
+
+
+def extraction_strength(signals: TokenSignals) -> PerExample:
+    """ES = 1 - s / T, where greedy decoding from the first s true tokens writes all the others and s is the least such
+    number (Carlini et al. 2021; as a metric of unlearning: OpenUnlearning, arXiv 2506.12618).
+
+    s tokens suffice just where all tokens behind them are right, so no text is generated. With no right token at the
+    end s = T and ES = 0; published code gives 1/T there.
+    """
+    behind = np.where(signals.mask, signals.right, True)[:, ::-1]
+    suffix = np.cumprod(behind, axis=1).sum(axis=1) - (~signals.mask).sum(axis=1)
+    return token_metric(
+        "extraction_strength",
+        signals.mean(suffix),
+        "remembers_above",
+        "The model completes an answer by itself over its last {value:.1%}, on average.",
+        "1 - s/T: greedy decoding from the first s tokens writes all the others",
+    )
 
 
 def greedy_answers(model: CausalLM, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -113,8 +111,8 @@ def greedy_answers(model: CausalLM, tokens: Mapping[str, Tensor]) -> tuple[Tenso
     filled = torch.arange(width, device=ids.device) >= width - n_prompt[:, None]
     prompts = torch.zeros_like(ids[:, :1]).expand(-1, width).clone()
     prompts[filled] = ids[there & (answer.cumsum(dim=1) == 0)]
-    with scoring(model), _plain_decoding(model.lm, longest):
-        written = model.lm.generate(input_ids=prompts, attention_mask=filled.long())
+    with scoring(model), plain_decoding(model.lm, longest) as settings:
+        written = model.lm.generate(input_ids=prompts, attention_mask=filled.long(), generation_config=settings)
     return written[:, width:], true
 
 
@@ -130,18 +128,3 @@ def matching_share(written: Tensor, true: Tensor) -> Tensor:
 
 def _is_likeliest(logits: Tensor, labels: Tensor) -> Tensor:
     return (logits.argmax(dim=-1) == labels).float()
-
-
-@contextmanager
-def _plain_decoding(lm: nn.Module, length: int) -> Iterator[None]:
-    """A model's settings of generation are defaults of every call: they are put aside."""
-    from transformers import GenerationConfig
-
-    own = lm.generation_config
-    lm.generation_config = GenerationConfig(
-        do_sample=False, max_new_tokens=length, pad_token_id=0, eos_token_id=None, use_cache=True
-    )  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        lm.generation_config = own

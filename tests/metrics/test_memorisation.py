@@ -4,13 +4,22 @@ together.
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from forgetmi.batch import Loader
 from forgetmi.errors import DataError
-from forgetmi.metrics.memorisation import greedy_answers, matching_share, memorised
+from forgetmi.metrics.memorisation import (
+    exact_memorisation,
+    extraction_strength,
+    greedy_answers,
+    matching_share,
+    n_verbatim,
+    verbatim_prefix,
+)
+from forgetmi.metrics.token_signals import TokenSignals, token_signals
 from forgetmi.modalities.tokens import IGNORED, TokenModality
 from forgetmi.models.output import ModelOutput
 from forgetmi.records import Record, RecordDataset
@@ -44,14 +53,14 @@ def test_counts_by_hand(size: int) -> None:
         ([3, 9, 10, 11], 1),  # wrong at once, then two right
         ([8, 9, 20], 2),  # one token, wrong
     )
-    model = Successor().train()
-    found = memorised(model, CausalLMTask(), loader.batches(range(4), size), CPU)
-    assert found.right.tolist() == [4, 3, 2, 0]
-    assert found.verbatim.tolist() == [4, 1, 0, 0]
+    found = token_signals(Successor(), CausalLMTask(), loader.batches(range(4), size), CPU)
+    assert found.right.sum(axis=1).tolist() == [4, 3, 2, 0]
+    assert n_verbatim(found).tolist() == [4, 1, 0, 0]
     assert found.n_tokens.tolist() == [4, 4, 3, 1]
-    assert found.accuracy.tolist() == pytest.approx([1.0, 0.75, 2 / 3, 0.0])
-    assert found.extracted.tolist() == [True, False, False, False]
-    assert model.training
+    assert exact_memorisation(found).values.tolist() == pytest.approx([1.0, 0.75, 2 / 3, 0.0])
+    assert verbatim_prefix(found).values.tolist() == pytest.approx([1.0, 0.25, 0.0, 0.0])
+    # The last two of 5 | 9 | 10, 11; with nothing right at the end it is 0, where published code gives 1 / tokens.
+    assert extraction_strength(found).values.tolist() == pytest.approx([1.0, 0.5, 2 / 3, 0.0])
 
 
 def test_an_answer_in_two_pieces_breaks_at_its_first_wrong_token_wherever_it_is() -> None:
@@ -60,13 +69,21 @@ def test_an_answer_in_two_pieces_breaks_at_its_first_wrong_token_wherever_it_is(
     batch = loader_of(([3, 4, 9, 10, 20], 1)).batch([0])
     batch.inputs["tokens"]["labels"] = labels
     assert torch.equal(batch.inputs["tokens"]["input_ids"], ids)
-    found = memorised(Successor(), CausalLMTask(), [batch], CPU)
-    assert (found.right.tolist(), found.verbatim.tolist(), found.n_tokens.tolist()) == ([2], [2], [3])
+    found = token_signals(Successor(), CausalLMTask(), [batch], CPU)
+    assert (found.right.tolist(), n_verbatim(found).tolist()) == ([[True, True, False]], [2])
 
 
-def test_nothing_to_measure_is_an_error() -> None:
-    with pytest.raises(DataError, match="no record"):
-        memorised(Successor(), CausalLMTask(), [], CPU)
+def test_extraction_strength_is_that_of_a_search_over_all_suffixes() -> None:
+    draw = np.random.default_rng(0)
+    lengths = draw.integers(1, 9, size=200)
+    mask = np.arange(8) < lengths[:, None]
+    right = (draw.random((200, 8)) < 0.8) & mask
+    zeros = np.zeros(mask.shape)
+    found = extraction_strength(TokenSignals(mask, zeros, zeros, zeros, right)).values
+    for row, length in enumerate(lengths):
+        start = next(s for s in range(length + 1) if right[row, s:length].all())
+        assert found[row] == pytest.approx(1 - start / length)
+    assert {0.0, 1.0} <= set(found)
 
 
 def one_at_a_time(model: nn.Module, prompt: list[int], n: int) -> list[int]:
@@ -112,11 +129,11 @@ def test_greedy_text_keeps_to_the_truth_exactly_as_long_as_teacher_forcing_says(
         sequences.append(([first, 5, *broken], 2))
     loader = loader_of(*sequences)
     batch = loader.batch(range(8))
-    found = memorised(model, CausalLMTask(), [batch], CPU)
+    found = token_signals(model, CausalLMTask(), [batch], CPU)
     written, true = greedy_answers(model, batch.inputs["tokens"])
     unbroken = (written == true).cumprod(dim=1).sum(dim=1)
-    assert unbroken.tolist() == found.verbatim.tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
-    assert found.extracted.tolist() == [False] * 6 + [True] * 2
+    assert unbroken.tolist() == n_verbatim(found).tolist() == [0, 1, 2, 3, 4, 5, 6, 6]
+    assert (verbatim_prefix(found).values == 1).tolist() == [False] * 6 + [True] * 2
 
 
 def test_a_folders_settings_of_generation_play_no_part_and_stay() -> None:
