@@ -189,6 +189,36 @@ def prompt_tokens(tokenizer: LMTokenizer, text: str, special: bool) -> list[int]
     return ids[:-1] if ids[-1:] == [tokenizer.eos_id] else ids
 
 
+def prefixes_of(
+    tokenizer: LMTokenizer, texts: Sequence[str], prefix: int | float, longest: int
+) -> list[tuple[list[int], list[int]]]:
+    """Texts cut in two: the tokens that a model is asked with, and those that truly follow.
+
+    Args:
+        tokenizer: the model's; the special tokens that it puts before a text go before the prefix and count in nothing.
+        texts: N of them.
+        prefix: how many tokens are asked with; or, below 1, which share of a text's tokens (rounded down, at least
+            one).
+        longest: at most so many tokens follow.
+
+    Returns:
+        [N] (prefix with what goes before it, what follows); nothing follows where a text is no longer than its prefix.
+
+    Raises:
+        ConfigError: a prefix that is neither a share in (0, 1) nor a whole number of tokens.
+    """
+    share = 0 < prefix < 1
+    if not share and (prefix < 1 or prefix != int(prefix)):
+        raise ConfigError([f"prefix must be a share in (0, 1) or a whole number of tokens, not {prefix}"])
+    cut = []
+    for text in texts:
+        ids, n_text = prompt_tokens(tokenizer, text, True), len(prompt_tokens(tokenizer, text, False))
+        before = len(ids) - n_text
+        end = before + (max(1, int(prefix * n_text)) if share else int(prefix))
+        cut.append((ids[:end], ids[end : end + longest]))
+    return cut
+
+
 @contextmanager
 def plain_decoding(lm: Any, max_new_tokens: int, eos_id: int | None = None) -> Iterator[Any]:
     """A model's own settings of generation are defaults of every call: in this block they are put aside.
