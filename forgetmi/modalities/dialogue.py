@@ -78,10 +78,27 @@ class DialogueModality(TokenModality):
         Raises:
             DataError: another form, an empty text or answer, or a sequence that is too long (see ``on_long``).
         """
+        text, start, special = self.written(value)
+        ids, places = self.tokenizer.encode(text, special=special)
+        # Special tokens that the tokenizer adds have no place, (0, 0); one at the end is part of what is answered.
+        counts = [start == 0 or end > start or (end == 0 and n > 0) for n, (_, end) in enumerate(places)]
+        eos = self.tokenizer.eos_id
+        # A template ends an answer itself, perhaps with something behind the token.
+        if ids[-1:] != [eos] and (special or eos not in [t for t, counted in zip(ids, counts, strict=True) if counted]):
+            ids, counts = [*ids, eos], [*counts, True]
+        return self._limited(ids, counts)
+
+    def written(self, value: Any) -> tuple[str, int, bool]:
+        """The text that is tokenized, where in it the answer begins (0: a plain text), and whether the tokenizer is to
+        add its special tokens.
+
+        Raises:
+            DataError: another form, or an empty text or answer.
+        """
         if isinstance(value, str):
-            text, start, special = value, 0, True
+            found = str(value), 0, True
         elif isinstance(value, Mapping) and all(isinstance(value.get(key), str) for key in ("prompt", "answer")):
-            text, start, special = self._written(value["prompt"], value["answer"])
+            found = self._written(value["prompt"], value["answer"])
         else:
             raise DataError(
                 f"a text was given as {type(value).__name__}", expected='a string, or {"prompt": ..., "answer": ...}'
@@ -91,14 +108,7 @@ class DialogueModality(TokenModality):
                 "a text is empty" if isinstance(value, str) else "an answer is empty",
                 fix="give None where a text is missing, so that the mask says so",
             )
-        ids, places = self.tokenizer.encode(text, special=special)
-        # Special tokens that the tokenizer adds have no place, (0, 0); one at the end is part of what is answered.
-        counts = [start == 0 or end > start or (end == 0 and n > 0) for n, (_, end) in enumerate(places)]
-        eos = self.tokenizer.eos_id
-        # A template ends an answer itself, perhaps with something behind the token.
-        if ids[-1:] != [eos] and (special or eos not in [t for t, counted in zip(ids, counts, strict=True) if counted]):
-            ids, counts = [*ids, eos], [*counts, True]
-        return self._limited(ids, counts)
+        return found
 
     def answered(self, value: Any, answer: str) -> TokenExample:
         """The example of the same prompt with another answer.
