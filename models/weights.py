@@ -89,3 +89,8 @@ def state_sha256(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().tobytes() if tensor.numel() else b"")
     return digest.hexdigest()
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether it is the linear layer of GPT-2, whose weight is [in, out]; found by name, to load no transformers."""
+    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__) and hasattr(module, "nf")

@@ -27,7 +27,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from forgetmi.batch import Batch
 from forgetmi.errors import MethodError
 from forgetmi.models.output import ModelOutput
-from forgetmi.parts.edits.forgetting_layers import ForgettingLayer, is_conv1d
+from forgetmi.models.weights import is_conv1d
+from forgetmi.parts.edits.forgetting_layers import ForgettingLayer
 from forgetmi.training.modes import scoring
 
 Ask = Callable[[nn.Module, Batch], ModelOutput]

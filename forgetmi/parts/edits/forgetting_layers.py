@@ -34,6 +34,7 @@ from torch.nn.modules.conv import _ConvNd
 
 from forgetmi.batch import Batch
 from forgetmi.errors import MethodError, did_you_mean
+from forgetmi.models.weights import is_conv1d
 from forgetmi.training.modes import scoring
 
 Ask = Callable[[nn.Module, Batch], Any]
@@ -273,8 +274,3 @@ def units_dimension(model: nn.Module, name: str) -> Callable[[Tensor], int]:
         return next((dim for dim in order if h.shape[dim] == units), order[0])
 
     return find
-
-
-def is_conv1d(module: nn.Module) -> bool:
-    """Whether it is the linear layer of GPT-2, whose weight is [in, out]; found by name, to load no transformers."""
-    return any(kind.__name__ == "Conv1D" for kind in type(module).__mro__) and hasattr(module, "nf")
