@@ -89,7 +89,7 @@ def answer_rouge(
 ) -> PerExample:
     """ROUGE of what the model answers to each record's prompt with the true answer; the mean where it is sampled.
 
-    ROUGE-L recall of greedy answers is TOFU's ROUGE (Maini et al. 2024, arXiv 2401.06121, section 2.2).
+    ROUGE-L recall of greedy answers is TOFU's ROUGE (Maini et al. 2024, arXiv 2401.06121).
 
     Args:
         model, decoding, seed, batch_size: of :func:`~forgetmi.metrics.generation.continue_texts`.
@@ -119,7 +119,7 @@ def verbatim_continuation(
     batch_size: int = 32,
 ) -> PerExample:
     """ROUGE of how the model goes on after each text's prefix with how the text does: VerbMem of MUSE (Shi et al. 2024,
-    arXiv 2407.06460, section 3: mean of ROUGE(f(x[:l]), x[l+1:]), greedy decoding).
+    arXiv 2407.06460: the mean of ROUGE(f(x[:l]), x[l+1:]), greedy decoding).
 
     Both are cut to ``decoding.max_new_tokens``; where a text ends sooner, what is written is cut to as many tokens as
     the text still has (our reading: MUSE's texts never end sooner). Where it is sampled, the value is the mean over the
