@@ -34,6 +34,7 @@ from forgetmi.request_query import Query
 from forgetmi.settings import Settings, absolute_paths, read_settings
 
 if typing.TYPE_CHECKING:
+    from forgetmi.audit.language_options import LanguageOptions
     from forgetmi.audit.options import AuditOptions
     from forgetmi.data_adapters import Adapter
     from forgetmi.methods import UnlearningMethod
@@ -223,7 +224,7 @@ class Config:
         training: the original's recipe.
         method: what unlearns, with ``method_options`` as they were given.
         lora: the adapter that it unlearns in; ``None`` for none.
-        audit: the audit's options, ``retrains``, ``workers`` and ``shadow`` beside them.
+        audit: the audit's options, ``retrains``, ``workers``, ``shadow`` and ``language`` beside them.
         given: the settings as given, overrides included. Holds the request's ids: never write it, see
             :func:`forgetmi.runs.redact.redacted`.
         source: the file.
@@ -243,6 +244,7 @@ class Config:
     retrains: int
     workers: int
     shadow: ShadowConfig
+    language: LanguageOptions
     run: RunConfig
     case: CaseConfig
     given: Mapping[str, Any]
@@ -289,6 +291,7 @@ class _Reader:
         self.settings, self.problems = settings, problems
 
     def config(self, sections: dict[str, dict[str, Any]]) -> Config | None:
+        from forgetmi.audit.language_options import LanguageOptions
         from forgetmi.audit.options import AuditOptions
         from forgetmi.data_adapters import ADAPTERS
         from forgetmi.methods import METHODS
@@ -306,6 +309,7 @@ class _Reader:
         lora = self.lora(unlearning, METHODS)
         method, method_options = self.named(METHODS, unlearning, "unlearning", "method")
         retrains, workers = self.number(audit, "retrains", 5, 2), self.number(audit, "workers", 1, 1)
+        language = audit.pop("language", {})
         shadow = {key: audit.pop(key) for key in ShadowConfig.model_fields if key in audit}
         if isinstance(shadow.get("shadow_folder"), str):
             shadow["shadow_folder"] = self.settings.path("audit.shadow_folder", shadow["shadow_folder"])
@@ -324,6 +328,7 @@ class _Reader:
             "method": method,
             "audit": self.attempt(lambda: build_options(AuditOptions, audit, where="audit")),
             "shadow": self.section(ShadowConfig, shadow, "audit"),
+            "language": self.attempt(lambda: build_options(LanguageOptions, language, where="audit.language")),
             "run": self.section(RunConfig, sections["run"], "run"),
             "case": self.section(CaseConfig, sections["case"], "case"),
         }

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from markupsafe import Markup
 
 from forgetmi.audit import report_words as words
+from forgetmi.audit.probes import GROUPS
 from forgetmi.audit.schema import validate_document
 from forgetmi.audit.wording import number, p_value
 from forgetmi.errors import AuditError
@@ -245,6 +246,11 @@ def page_values(run: Mapping[str, Any], evidence: Mapping[str, Any], values: Val
         "plain_reasons": words.plain_reasons(evidence),
         "doubts": words.doubts(evidence),
         "doubt_words": words.DOUBTS,
+        "language": evidence["task"]["kind"] == "causal_lm",
+        "probe_groups": GROUPS,
+        "group_words": words.GROUP_WORDS,
+        "control_words": words.CONTROL_WORDS,
+        "useful_rows": words.USEFUL_ROWS,
         "gap_rows": words.model_rows(evidence, "generalisation"),
         "epsilon_rows": words.model_rows(evidence, "epsilon"),
     }

@@ -46,6 +46,25 @@ DOUBTS = {
     "one from before as well.",
     "not_judged": "Some figures cannot be judged with so few people.",
 }
+CONTROL_WORDS = {"destroyed": "random weights", "random_share": "a random share unlearned"}
+GROUP_WORDS = {
+    "memorisation": "The true text is shown to the model token by token, and it is noted which tokens it would have "
+    "written itself.",
+    "extraction": "The model is asked for the record, and writes. Words that any note of this kind has are written "
+    "without memory too: compare with the retrained models.",
+    "quantisation": "The weights of every model are rounded in the same way, and the attack on the loss is made again.",
+    "relearning": "Every model is trained for a few steps on a few forgotten records; then the others are attacked.",
+    "hierarchical": "The model is told more and more of what surrounds a record before it is asked for it.",
+}
+USEFUL_ROWS = (
+    "test_accuracy",
+    "test_auc",
+    "test_cross_entropy",
+    "test_perplexity",
+    "retain_accuracy",
+    "retain_auc",
+    "retain_perplexity",
+)
 _LETTERS = {
     "pass": "Afterwards we tested whether it can be told from the model's answers that you and others who asked for "
     "removal were part of its training. We found no sign of it. Such a test has limits: it lowers a suspicion and is "

@@ -77,12 +77,13 @@ class Prepared:
 
     @cached_property
     def data_digest(self) -> str:
-        """Keyed hash of every record's ids, label and split, in order."""
+        """Keyed hash of every record's ids, label, split and texts (those that need not be read first), in order."""
         digest = hmac.new(self.key, digestmod=hashlib.sha256)
         for r in self.dataset:
             present = sorted(name for name, value in r.modalities.items() if value is not None)
+            texts = [r.modalities[name] for name in present if isinstance(r.modalities[name], str | Mapping)]
             row = (r.patient_id, r.study_id, r.sample_id, r.institution, r.label, r.split, present)
-            digest.update(repr(row).encode())
+            digest.update(repr((*row, texts) if texts else row).encode())
         return digest.hexdigest()
 
     @cached_property

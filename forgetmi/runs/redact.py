@@ -50,6 +50,7 @@ def resolved(config: Config, pseudonym: Callable[[str], str]) -> dict[str, Any]:
             "retrains": config.retrains,
             "workers": config.workers,
             **config.shadow.model_dump(),
+            "language": _fields(config.language),
             **_fields(config.audit),
         },
         "run": config.run.model_dump(exclude_none=True),

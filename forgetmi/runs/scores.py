@@ -2,28 +2,52 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from forgetmi.audit.scores import ModelScores, PartInfo, ReferenceScores
+from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo, ReferenceScores
 from forgetmi.errors import ModelError
 from forgetmi.models.persistence import load_model
+from forgetmi.models.weights import weights_sha256
 from forgetmi.partition import PARTS
+from forgetmi.records import Record
+from forgetmi.runs.controls import destroyed_copy
 from forgetmi.runs.folder import RunFolder, timed
 from forgetmi.runs.groups import groups_of
+from forgetmi.runs.language import LanguageAudit
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.shadows import shadow_references
+from forgetmi.tasks.classification import ClassificationTask
 from forgetmi.training.queries import collect_by_modality, collect_queries
 from forgetmi.training.scoring import collect_signals
-from forgetmi.training.seeds import derive_seed
+from forgetmi.training.seeds import derive_seed, torch_generator
 
 _ATTACKED = ("forget", "test")  # parts whose records an attack puts side by side
 
 
-def model_scores(prepared: Prepared, folder: RunFolder, name: str, device: torch.device) -> ModelScores:
+def audit_context(prepared: Prepared, folder: RunFolder) -> AuditContext:
+    """The task, as the audit needs to know it."""
+    if isinstance(prepared.task, ClassificationTask):
+        return AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)
+    model = load_model(folder.model("original")).model
+    return AuditContext(kind="causal_lm", n_classes=getattr(model, "n_tokens", 1))
+
+
+def model_scores(
+    prepared: Prepared, folder: RunFolder, name: str, device: torch.device, language: LanguageAudit | None = None
+) -> ModelScores:
     """The scores of a stored model on every part, and what the configured attacks need besides.
+
+    Args:
+        prepared: the data.
+        folder: holds the model.
+        name: of the model.
+        device: where it is scored.
+        language: puts the questions to a language model.
 
     Raises:
         ModelError: there is no such model, or not the one that this run made.
@@ -38,11 +62,15 @@ def model_scores(prepared: Prepared, folder: RunFolder, name: str, device: torch
         )
     model = loaded.model.to(device)
     role, _, index = name.partition("-")
+    parts, probes = (
+        ({part: _part(prepared, model, part, device) for part in PARTS}, []) if language is None else language.of(model)
+    )
     return ModelScores(
         role=role,  # type: ignore[arg-type]
-        parts={part: _part(prepared, model, part, device) for part in PARTS},
+        parts=parts,
+        probes=probes,
         weights_sha256=done.facts["weights_sha256"],
-        index=int(index or 0),
+        index=int(index) if index.isdigit() else 0,
         seconds=timed(done),
         alone=done.facts.get("at_a_time", 1) == 1,
         peak_memory_mb=done.peak_memory_mb if done.facts.get("made_here", True) else None,
@@ -70,8 +98,18 @@ def reference_scores(prepared: Prepared, folder: RunFolder) -> dict[str, Referen
     return {kind: ReferenceScores(kind, parts) for kind, parts in shadow_references(prepared, folder).items()}
 
 
-def part_infos(prepared: Prepared) -> dict[str, PartInfo]:
-    """Labels, patients (as numbers) and groups of each part's records."""
+def destroyed_scores(
+    prepared: Prepared, folder: RunFolder, device: torch.device, language: LanguageAudit
+) -> ModelScores:
+    """Scores of the original with its weights made noise."""
+    seed = derive_seed(prepared.config.run.seed, "destroyed")
+    model = destroyed_copy(load_model(folder.model("original")).model, torch_generator(seed)).to(device)
+    parts, probes = language.of(model)
+    return ModelScores("control", parts, weights_sha256(model), probes=probes)
+
+
+def part_infos(prepared: Prepared, language: LanguageAudit | None = None) -> dict[str, PartInfo]:
+    """Labels (of language models: numbers of answer tokens), patients (as numbers) and groups of each part."""
     dataset = prepared.dataset
     groups = groups_of(dataset)
     # Numbered by their pseudonyms, so that not even the order of the ids shows.
@@ -80,9 +118,13 @@ def part_infos(prepared: Prepared) -> dict[str, PartInfo]:
     for part in PARTS:
         indices = list(prepared.partition.indices(part))
         records = [dataset[i] for i in indices]
-        labels = np.array(
-            [[np.nan if v is None else v for v in r.label] if isinstance(r.label, tuple) else r.label for r in records]
-        )
+        labels = _labels(records) if language is None else language.n_tokens(part)
         own = {name: values[indices] for name, values in groups.items()}
         found[part] = PartInfo(labels, np.array([codes[r.patient_id] for r in records], dtype=np.int64), own)
     return found
+
+
+def _labels(records: Sequence[Record]) -> NDArray[Any]:
+    return np.array(
+        [[np.nan if v is None else v for v in r.label] if isinstance(r.label, tuple) else r.label for r in records]
+    )

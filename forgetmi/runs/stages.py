@@ -18,10 +18,13 @@ from forgetmi.methods.base import UnlearningJob, check_job
 from forgetmi.methods.retrain import Retrain
 from forgetmi.models.causal_lm import CausalLM
 from forgetmi.models.persistence import load_model, save_model
+from forgetmi.runs.controls import random_share_method
 from forgetmi.runs.folder import Done, RunFolder, fingerprint
+from forgetmi.runs.language import LanguageAudit
 from forgetmi.runs.measure import measured
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import resolved, result_settings
+from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.executors import Executor, InProcess, ProcessPool, Work
 from forgetmi.training.recipe import train_by_recipe
 from forgetmi.training.reference import Reference
@@ -150,18 +153,42 @@ def retrain_all(prepared: Prepared, folder: RunFolder) -> None:
     executor.map(work, missing)
 
 
+def random_share(prepared: Prepared, folder: RunFolder) -> str | None:
+    """Make the control that unlearned a random share of the request; its name, or ``None`` where there is none."""
+    config = prepared.config
+    if not isinstance(prepared.task, CausalLMTask) or "random_share" not in config.language.controls:
+        return None
+    method = random_share_method(config, config.language.share)
+    if isinstance(method, str):
+        logger.info("no model is made that unlearned a random share of the request: %s", method)
+        return None
+    seed = derive_seed(config.run.seed, "unlearned")
+
+    def work(trainer: Trainer) -> nn.Module:
+        job = replace(_job(prepared, folder, trainer, seed), lora=config.lora)
+        return _settled(method.unlearn(job), config.lora)
+
+    name = "control-random_share"
+    depends = ["random share", config.language.share, *unlearned_depends(prepared, folder)]
+    _stage(prepared, folder, name, depends, seed, work)
+    return name
+
+
 def check_audit(prepared: Prepared) -> None:
-    """Refuse a task whose models cannot be audited.
+    """Refuse what cannot be audited.
 
     Raises:
-        AuditError: it is not classification.
+        AuditError: shadow models of a language model, or records of one that are no texts.
     """
-    if prepared.config.task.name != "classification":
+    if prepared.config.task.name == "classification":
+        return
+    if prepared.config.shadow.shadows:
         raise AuditError(
-            f"this audit is for classifiers, not for the task {prepared.config.task.name!r}",
-            fix="forgetmi unlearn makes the unlearned model; from Python, forgetmi.runs.pipeline.run(config, "
-            "until='retrained') makes those that it is to be compared with",
+            "shadow models are for classifiers: the audit of a language model compares with retrained models",
+            where="audit.shadows",
+            fix="set audit.shadows: 0, and audit.retrains higher",
         )
+    LanguageAudit(prepared, torch.device("cpu"))
 
 
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
@@ -181,33 +208,42 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     from forgetmi.audit import arrays, patients
     from forgetmi.audit.declared import combine
     from forgetmi.audit.evidence import SCHEMA, build_audit
-    from forgetmi.audit.scores import AuditContext
     from forgetmi.runs.documents import now, run_document
-    from forgetmi.runs.scores import model_scores, part_infos, reference_scores
+    from forgetmi.runs.scores import audit_context, destroyed_scores, model_scores, part_infos, reference_scores
 
     config = prepared.config
     names = ["original", "unlearned", *(f"retrained-{index}" for index in range(config.retrains))]
     hashes = [_facts(folder, name)["weights_sha256"] for name in names]
     depends = [*original_depends(prepared), *_asked(prepared), settings_of(prepared)["audit"], hashes]
+    share = random_share(prepared, folder)
+    if share is not None:
+        depends.append(_facts(folder, share)["weights_sha256"])
     mark = fingerprint(SCHEMA, *depends)
     evidence_file = folder.path / "evidence.json"
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
         check_audit(prepared)
         trainer = trainer_of(prepared, folder, None)
-        context = AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)  # type: ignore[attr-defined]
-        with measured(trainer.device) as cost:
-            scores = [model_scores(prepared, folder, name, trainer.device) for name in names]
+        device = trainer.device
+        language = LanguageAudit(prepared, device) if isinstance(prepared.task, CausalLMTask) else None
+        with measured(device) as cost:
+            scores = [model_scores(prepared, folder, name, device, language) for name in names]
+            controls = (
+                {} if share is None else {"random_share": model_scores(prepared, folder, share, device, language)}
+            )
+            if language is not None and "destroyed" in config.language.controls:
+                controls["destroyed"] = destroyed_scores(prepared, folder, device, language)
             references = reference_scores(prepared, folder)
             logger.info("attacking and comparing %d models", len(names))
             made = build_audit(
                 scores[0],
                 scores[1],
                 scores[2:],
-                part_infos(prepared),
-                context,
+                part_infos(prepared, language),
+                audit_context(prepared, folder),
                 config.audit,
                 config.run.seed,
                 references,
+                controls,
             )
         pseudonyms = sorted(map(prepared.pseudonym, prepared.dataset.patients()))
         with atomic_write(folder.path / arrays.FILE) as file:

@@ -79,9 +79,75 @@ def test_from_notes_to_the_unlearned_and_retrained_models(tmp_path):
         == prepared.modalities["note"].prepare("clear lungs").ids.tolist()
     )
     assert not any("SECRET" in file.read_text(errors="ignore") for file in result.folder.rglob("*.json*"))
-    with pytest.raises(AuditError, match="for classifiers, not for the task 'causal_lm'") as caught:
+
+
+@pytest.fixture(scope="module")
+def audited(tmp_path_factory):
+    """A whole run: the folder, and the evidence."""
+    folder = tmp_path_factory.mktemp("lm")
+    audit = {
+        "retrains": 2,
+        "n_bootstrap": 200,
+        "language": {"quantisers": ["int4"], "relearn_steps": [2], "records": 6},
+    }
+    config = load_config(settings(write_notes(folder), audit=audit))
+    result = pipeline.run(config, progress=False)
+    return config, result
+
+
+def test_a_whole_run_ends_with_an_audit_and_its_report(audited):
+    _, result = audited
+    evidence = result.evidence
+    assert evidence["task"]["kind"] == "causal_lm" and evidence["task"]["n_classes"] == 280
+    assert evidence["verdict"]["decision"] in ("fail", "inconclusive")  # two patients are too few for a pass
+    assert {"extraction_strength", "quantised_int4"} <= set(evidence["criteria"])
+    rows = evidence["comparison"]
+    assert rows["quantised_int4"]["group"] == "quantisation"
+    assert set(rows["loss_auc"]["controls"]) == {"destroyed", "random_share"}
+    # noise knows nothing: its loss on the forgotten is far above the original's
+    forget = rows["forget_cross_entropy"]
+    assert forget["controls"]["destroyed"]["value"] > forget["original"]["value"] + 0.1
+    assert forget["original"]["value"] < min(forget["retrained"]["values"])
+    page = result.report.read_text()
+    for words in ("attacks that bring knowledge back", "Quantisation", "random weights", "a random share unlearned"):
+        assert words in page
+    assert "SECRET" not in page and "SECRET" not in (result.folder / "model_card.md").read_text()
+
+
+def test_an_audit_that_is_done_is_kept_and_the_same_again(audited):
+    config, result = audited
+    before = (result.folder / "evidence.json").read_text()
+    again = pipeline.run(config, resume=True, progress=False)
+    assert again.evidence == result.evidence and (result.folder / "evidence.json").read_text() == before
+    anew = pipeline.run(config, resume=True, progress=False, audit_again=True)
+    assert {k: v["value"] for k, v in _values(anew)} == {k: v["value"] for k, v in _values(result)}
+
+
+def _values(result):
+    return [(key, row["unlearned"]) for key, row in result.evidence["comparison"].items()]
+
+
+def test_another_text_under_the_same_ids_is_other_data(tmp_path):
+    first = prepare(load_config(settings(write_notes(tmp_path))))
+    notes = (tmp_path / "notes.csv").read_text().replace("clear", "small")
+    (tmp_path / "notes.csv").write_text(notes)
+    assert prepare(load_config(settings(tmp_path))).data_digest != first.data_digest
+
+
+def test_shadow_models_of_a_language_model_are_refused_before_anything_is_trained(tmp_path):
+    config = load_config(settings(write_notes(tmp_path), audit={"retrains": 2, "shadows": 4}))
+    with pytest.raises(AuditError, match="shadow models are for classifiers"):
         pipeline.run(config, progress=False)
-    assert "forgetmi unlearn" in caught.value.fix
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_all_that_is_wrong_with_the_questions_is_said_at_once(tmp_path):
+    language = {"quantisers": ["int5"], "min_k": 0, "relearn_steps": [5, 2], "alternatives": 1, "control": []}
+    with pytest.raises(ConfigError) as caught:
+        load_config(settings(write_notes(tmp_path), audit={"language": language}))
+    said = str(caught.value)
+    for words in ("int5", "min_k", "relearn_steps", "alternatives", "unknown option 'control'", "audit.language"):
+        assert words in said
 
 
 @pytest.mark.parametrize("merge", [False, True])
