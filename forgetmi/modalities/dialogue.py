@@ -78,15 +78,30 @@ class DialogueModality(TokenModality):
         Raises:
             DataError: another form, an empty text or answer, or a sequence that is too long (see ``on_long``).
         """
-        text, start, special = self.written(value)
-        ids, places = self.tokenizer.encode(text, special=special)
-        # Special tokens that the tokenizer adds have no place, (0, 0); one at the end is part of what is answered.
-        counts = [start == 0 or end > start or (end == 0 and n > 0) for n, (_, end) in enumerate(places)]
-        eos = self.tokenizer.eos_id
-        # A template ends an answer itself, perhaps with something behind the token.
-        if ids[-1:] != [eos] and (special or eos not in [t for t, counted in zip(ids, counts, strict=True) if counted]):
-            ids, counts = [*ids, eos], [*counts, True]
+        ids, counts, _, _, _ = self._tokenized(value)
         return self._limited(ids, counts)
+
+    def answer_places(self, value: Any) -> list[tuple[int, int]]:
+        """Where in the answer's text (in a plain text: in it) each of its tokens that is predicted comes from.
+
+        One (start, end) for each label of :meth:`prepare` behind the first token, in characters. A token that joins
+        with a space before the answer starts below 0, a template's own tokens lie behind the answer's end, and what has
+        no text, as the token that ends it, is (0, 0).
+
+        Args:
+            value: see :data:`Value`.
+
+        Raises:
+            DataError: as :meth:`prepare`; or the chat template changes the answer's text.
+        """
+        _, counts, places, text, start = self._tokenized(value)
+        answer = value if isinstance(value, str) else value["answer"]
+        found = text.find(answer.strip(), start)
+        if found < 0:
+            raise _changed_by_template()
+        first = found - (len(answer) - len(answer.lstrip()))
+        kept = [place for place, counted in list(zip(places, counts, strict=True))[1 : self.max_length] if counted]
+        return [(begin - first, end - first) if end > begin else (0, 0) for begin, end in kept]
 
     def written(self, value: Any) -> tuple[str, int, bool]:
         """The text that is tokenized, where in it the answer begins (0: a plain text), and whether the tokenizer is to
@@ -152,6 +167,20 @@ class DialogueModality(TokenModality):
         """From what :meth:`to_config` returned, less ``kind``."""
         return cls(**{**config, "tokenizer": LMTokenizer.from_config(config["tokenizer"])})
 
+    def _tokenized(self, value: Any) -> tuple[list[int], list[bool], list[tuple[int, int]], str, int]:
+        """Ids, which of them are the answer's, and where each comes from: in the whole text, in which the answer begins
+        at the place given last.
+        """
+        text, start, special = self.written(value)
+        ids, places = self.tokenizer.encode(text, special=special)
+        # Special tokens that the tokenizer adds have no place, (0, 0); one at the end is part of what is answered.
+        counts = [start == 0 or end > start or (end == 0 and n > 0) for n, (_, end) in enumerate(places)]
+        eos = self.tokenizer.eos_id
+        # A template ends an answer itself, perhaps with something behind the token.
+        if ids[-1:] != [eos] and (special or eos not in [t for t, counted in zip(ids, counts, strict=True) if counted]):
+            ids, counts, places = [*ids, eos], [*counts, True], [*places, (0, 0)]
+        return ids, counts, places, text, start
+
     def _written(self, prompt: str, answer: str) -> tuple[str, int, bool]:
         """The whole text, where in it the answer begins, and whether the tokenizer is to add its special tokens."""
         if self.format is not None or self.tokenizer.template is None:
@@ -167,9 +196,7 @@ class DialogueModality(TokenModality):
             return whole, len(asked), False
         found = whole.rfind(answer.strip())  # a template that asks with words that it does not tell with
         if found < 0:
-            raise DataError(
-                "the chat template changes an answer's text, so its tokens cannot be told", fix="set format"
-            )
+            raise _changed_by_template()
         return whole, found, False
 
     def _limited(self, ids: list[int], counts: list[bool]) -> TokenExample:
@@ -188,3 +215,7 @@ class DialogueModality(TokenModality):
             ids, counts = ids[:limit], counts[:limit]
         tokens = torch.tensor(ids, dtype=torch.long)
         return TokenExample(tokens, tokens.masked_fill(~torch.tensor(counts), IGNORED))
+
+
+def _changed_by_template() -> DataError:
+    return DataError("the chat template changes an answer's text, so its tokens cannot be told", fix="set format")
