@@ -16,7 +16,8 @@ from forgetmi.errors import ConfigError, DataError, ModelError
 from forgetmi.metrics.generation import prompt_tokens
 from forgetmi.metrics.multiple_choice import LETTERS, Asking, Choices, Question
 from forgetmi.metrics.roc import Floats
-from forgetmi.metrics.token_signals import TokenSignals, token_signals
+from forgetmi.metrics.shared_prefix import score_examples
+from forgetmi.metrics.token_signals import TokenSignals
 from forgetmi.modalities.dialogue import DialogueModality
 from forgetmi.modalities.lm_tokenizer import LMTokenizer
 from forgetmi.modalities.tokens import TokenExample, TokenModality
@@ -68,19 +69,15 @@ def score_choices(
 
 
 def score_values(model: CausalLM, modality: TokenModality, values: Sequence[Any], batch_size: int) -> TokenSignals:
-    """Signals of what a modality reads (texts, prompts with answers), in their order; alike long ones share a batch.
+    """Signals of what a modality reads (texts, prompts with answers), in their order; what they have in common is
+    scored once.
 
     Raises:
         DataError: what the modality refuses, or a sequence that does not fit into the model.
     """
     examples = [modality.prepare(value) for value in values]
     _check_lengths(model, [len(example.ids) for example in examples])
-    order = np.argsort([-len(example.ids) for example in examples], kind="stable")
-    batches = (
-        _batch(modality, [examples[i] for i in order[first : first + batch_size]])
-        for first in range(0, len(order), batch_size)
-    )
-    return token_signals(model, _TASK, batches, model.lm.device).take(np.argsort(order, kind="stable"))
+    return score_examples(model, modality, examples, batch_size=batch_size)
 
 
 def _texts(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -19,6 +20,10 @@ from forgetmi.models.prefix_tree import prefix_trees
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.tasks.tokens import TokenFunction, token_values
 from forgetmi.training.modes import scoring
+
+
+WORTH_SHARING = 0.2
+"""From this part of common tokens on, texts are scored as trees: attention to trees is a little slower."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +101,6 @@ def score_examples(
     examples: Sequence[TokenExample],
     *,
     batch_size: int = 32,
-    device: torch.device | None = None,
 ) -> TokenSignals:
     """Token signals of prepared texts, in their order: one pass in which common beginnings go through the model once.
 
@@ -107,18 +111,17 @@ def score_examples(
         modality: which made the examples.
         examples: N of them.
         batch_size: texts scored at a time.
-        device: where the model is; that of its weights.
 
     Raises:
         DataError, ModelError: as :func:`~forgetmi.metrics.token_signals.token_signals`.
     """
     ids = [example.ids.tolist() for example in examples]
+    order = sorted(range(len(ids)), key=ids.__getitem__)  # what begins alike stands together
     task: CausalLMTask = CausalLMTask(modality="tokens")
-    if len(ids) > 1 and can_share(model):
+    if _shared_part([ids[i] for i in order]) >= WORTH_SHARING and can_share(model):
         task = SharedPrefixTask(modality="tokens")
-        order = sorted(range(len(ids)), key=ids.__getitem__)  # what begins alike stands together
     else:
-        order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+        order.sort(key=lambda i: -len(ids[i]))
 
     def batches() -> Iterator[Batch]:
         for start in range(0, len(order), batch_size):
@@ -127,7 +130,18 @@ def score_examples(
             tokens = modality.collate([examples[i] for i in part])
             yield Batch({"tokens": tokens}, {"tokens": there}, None, torch.tensor(part))
 
-    return token_signals(model, task, batches(), device or model.lm.device).take(np.argsort(order))
+    return token_signals(model, task, batches(), model.lm.device).take(np.argsort(order))
+
+
+def _shared_part(texts: Sequence[Sequence[int]]) -> float:
+    """Of the tokens of texts in their order, the part that stands in the same place of the text before, and is equal to
+    it as all tokens before it are."""
+    common = 0
+    for text, after in pairwise(texts):
+        common += next(
+            (n for n, (a, b) in enumerate(zip(text, after, strict=False)) if a != b), min(map(len, (text, after)))
+        )
+    return common / max(1, sum(map(len, texts)))
 
 
 def _shared(model: CausalLM, ids: Tensor, mask: Tensor) -> _TreeOutput:

@@ -7,11 +7,11 @@ import pytest
 import torch
 
 from forgetmi.batch import Batch
-from forgetmi.metrics.shared_prefix import SharedPrefixTask, can_share, score_examples
+from forgetmi.metrics.shared_prefix import SharedPrefixTask, _shared_part, can_share, score_examples
 from forgetmi.metrics.token_signals import token_signals
 from forgetmi.modalities.tokens import TokenExample, TokenModality
 from forgetmi.tasks.causal_lm import CausalLMTask
-from tests.tiny import tiny_causal_lm
+from tests.tiny import VOCABULARY, tiny_causal_lm
 
 CPU = torch.device("cpu")
 
@@ -84,6 +84,16 @@ def test_common_beginnings_go_through_the_model_once(monkeypatch):
     assert tokens[0].numel() < 1.3 * len(beginnings)  # rows are filled up to one length
     assert asked[0] <= len({tuple(text[:n]) for text in texts for n in range(4, len(text) + 1)}) < asked[-1]
     assert asked[-1] == int(mask.sum())
+
+
+def test_texts_with_little_in_common_are_not_put_into_trees(monkeypatch):
+    assert _shared_part([[1, 2, 3], [1, 2, 4, 5], [2]]) == 2 / 8
+    monkeypatch.setattr("forgetmi.metrics.shared_prefix.can_share", lambda model: pytest.fail("nothing to share"))
+    draw = np.random.default_rng(2)
+    ids = [torch.from_numpy(draw.integers(1, VOCABULARY, size=int(n))) for n in draw.integers(4, 12, size=10)]
+    made = [TokenExample(row, row) for row in ids]
+    model = tiny_causal_lm(dtype="float64")
+    same(score_examples(model, TokenModality(pad_id=0), made, batch_size=4), one_by_one(model, made), 1e-12)
 
 
 def test_a_model_that_cannot_share_is_scored_text_by_text():
