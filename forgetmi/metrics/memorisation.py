@@ -18,12 +18,14 @@ What is written after the first wrong token is another question; :func:`greedy_a
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from forgetmi.errors import DataError
+from forgetmi.errors import ConfigError, DataError
 from forgetmi.metrics.generation import plain_decoding
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.roc import Ints
@@ -80,6 +82,74 @@ def extraction_strength(signals: TokenSignals) -> PerExample:
         "The model completes an answer by itself over its last {value:.1%}, on average.",
         "1 - s/T: greedy decoding from the first s tokens writes all the others",
     )
+
+
+@dataclass(frozen=True)
+class Outliers:
+    """Forgotten records of which a model still knows a lot, or suspiciously little: c(D_f) of "To Each (Textual
+    Sequence) Its Own", as its published analysis counts them (the paper's own symbols are not known to us).
+
+    A mean hides them, and an attacker looks for them: a text known by heart is extracted, and one of which the model
+    gets less right than of any other text was visibly unlearned.
+
+    Attributes:
+        above, below: positions of the records with g >= ``high``, and of those with g <= ``low``.
+        high, low: of exact memorisation g.
+        n_records: with a value of g.
+        mean, std: of g over them (std: divisor n).
+        held_out_mean: mean g of texts that the same model never saw, measured.
+    """
+
+    above: tuple[int, ...]
+    below: tuple[int, ...]
+    high: float
+    low: float
+    n_records: int
+    mean: float
+    std: float
+    held_out_mean: float
+
+    @property
+    def count(self) -> int:
+        """c(D_f): 0 is what is wanted."""
+        return len(self.above) + len(self.below)
+
+    @property
+    def gap(self) -> float:
+        """|mean g - mean g of held-out texts|: 0 is what is wanted."""
+        return abs(self.mean - self.held_out_mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it, JSON-able; records by their positions."""
+        return {**asdict(self), "count": self.count, "gap": self.gap}
+
+
+def memorisation_outliers(
+    memorisation: PerExample, held_out: PerExample, *, high: float = 0.60, low: float = 0.15
+) -> Outliers:
+    """Count both tails of exact memorisation, and compare its mean with that of held-out texts.
+
+    Args:
+        memorisation: g of the forgotten records: :func:`exact_memorisation`.
+        held_out: g of texts that nobody trained on, by *the same* model: another model's constant (the published
+            analysis has one for each size) is no measure of this one.
+        high, low: where the tails begin; the published analysis has .60 and .15, both included.
+
+    Raises:
+        ConfigError: not 0 <= low < high <= 1.
+        DataError: one of the two has no record with a value.
+    """
+    if not 0 <= low < high <= 1:
+        raise ConfigError([f"low and high must be in [0, 1], low below high, not {low} and {high}"])
+    g, other = memorisation.values, held_out.values[held_out.known]
+    known = g[memorisation.known]
+    if not len(known) or not len(other):
+        raise DataError("there is no record whose memorisation could be compared", expected="records and held-out ones")
+    above, below = np.flatnonzero(g >= high), np.flatnonzero(g <= low)  # NaN is neither
+    return Outliers(
+        tuple(above.tolist()), tuple(below.tolist()), high, low, len(known), float(known.mean()), float(known.std()),
+        float(other.mean()),
+    )  # fmt: skip
 
 
 def greedy_answers(model: CausalLM, tokens: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:

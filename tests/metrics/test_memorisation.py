@@ -4,21 +4,25 @@ together.
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from forgetmi.batch import Loader
-from forgetmi.errors import DataError
+from forgetmi.errors import ConfigError, DataError
 from forgetmi.metrics.memorisation import (
     exact_memorisation,
     extraction_strength,
     greedy_answers,
     matching_share,
+    memorisation_outliers,
     n_verbatim,
     verbatim_prefix,
 )
+from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.token_signals import TokenSignals, token_signals
 from forgetmi.modalities.tokens import IGNORED, TokenModality
 from forgetmi.models.output import ModelOutput
@@ -159,3 +163,27 @@ def test_no_answer_or_no_prompt_is_refused(labels: list[int]) -> None:
     tokens = {"input_ids": torch.tensor([[3, 4, 5]]), "attention_mask": torch.ones(1, 3, dtype=torch.long)}
     with pytest.raises(DataError, match="no answer, or no token before it"):
         greedy_answers(tiny_causal_lm(), {**tokens, "labels": torch.tensor([labels])})
+
+
+def share(*values: float) -> PerExample:
+    return PerExample("g", np.array(values), "remembers_above", "{value}")
+
+
+def test_outliers_of_both_tails_by_hand() -> None:
+    found = memorisation_outliers(share(0.60, 0.59, np.nan, 0.16, 0.15, 1.0, 0.0), share(0.2, np.nan, 0.4))
+    assert found.above == (0, 5) and found.below == (4, 6)
+    assert found.count == 4 and found.n_records == 6
+    assert found.mean == pytest.approx(2.5 / 6) and found.held_out_mean == pytest.approx(0.3)
+    assert found.gap == pytest.approx(2.5 / 6 - 0.3)
+    assert found.std == pytest.approx(np.std([0.6, 0.59, 0.16, 0.15, 1.0, 0.0]))
+    assert json.loads(json.dumps(found.to_dict()))["count"] == 4
+    assert memorisation_outliers(share(0.16, 0.59), share(0.5)).count == 0
+    assert memorisation_outliers(share(0.16, 0.59), share(0.5), high=0.5, low=0.2).count == 2
+
+
+def test_outliers_that_cannot_be_counted_are_refused() -> None:
+    with pytest.raises(ConfigError, match="low below high"):
+        memorisation_outliers(share(0.5), share(0.5), high=0.1, low=0.2)
+    for pair in ((share(np.nan), share(0.5)), (share(0.5), share(np.nan))):
+        with pytest.raises(DataError, match="no record"):
+            memorisation_outliers(*pair)
