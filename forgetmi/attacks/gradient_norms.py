@@ -63,7 +63,7 @@ class GradientOptions:
 
 def gradient_norms(
     model: nn.Module,
-    task: Task,
+    task: Task | CausalLMTask,
     batches: Iterable[Batch],
     device: torch.device,
     options: GradientOptions | None = None,
@@ -110,7 +110,7 @@ def gradient_norms(
     return values
 
 
-def mean_losses(task: Task, model: nn.Module, batch: Batch) -> Tensor:
+def mean_losses(task: Task | CausalLMTask, model: nn.Module, batch: Batch) -> Tensor:
     """[B]: the mean negative log-likelihood over the tokens of each record (a classifier's has one, or one a label)."""
     losses, mask = task.token_nll(model, batch)
     return losses.sum(dim=1) / mask.sum(dim=1).clamp(min=1)
@@ -142,7 +142,9 @@ def _differentiable(model: nn.Module, which: str) -> nn.Module:
     return work.eval()
 
 
-def _alone(model: nn.Module, task: Task, batch: Batch, row: int, weights: dict[str, nn.Parameter], p: float) -> Tensor:
+def _alone(
+    model: nn.Module, task: Task | CausalLMTask, batch: Batch, row: int, weights: dict[str, nn.Parameter], p: float
+) -> Tensor:
     """Norms of the gradients of one record by themselves [weights]."""
     loss = mean_losses(task, model, batch.rows([row]))[0]
     found = torch.autograd.grad(loss, list(weights.values()), allow_unused=True, materialize_grads=True)
@@ -202,7 +204,12 @@ def _taped(model: nn.Module, tape: _Tape) -> Iterator[None]:
 
 
 def _all_at_once(
-    model: nn.Module, task: Task, batch: Batch, weights: dict[str, nn.Parameter], p: float, max_values: int
+    model: nn.Module,
+    task: Task | CausalLMTask,
+    batch: Batch,
+    weights: dict[str, nn.Parameter],
+    p: float,
+    max_values: int,
 ) -> Tensor | None:
     """Norms of the gradients of each record [weights, B]; ``None`` where the model's layers cannot be followed."""
     tape = _Tape(len(batch), task.token_mask(batch))

@@ -1,6 +1,7 @@
 """Small language models and their scores by other people's code; tests skip where they are not beside the repository.
 
-Their membership scores leave out the last token of each answer, and so do these records.
+Their scores from single tokens (min-k) and from gradients leave out the last token of each answer; loss, zlib and
+reference do not.
 """
 
 from __future__ import annotations
@@ -37,12 +38,14 @@ def published_model(role):
 
 
 @cache
-def loader_of(part):
-    """Its records; an answer's tokens but the last are marked."""
+def loader_of(part, *, last=True):
+    """Its records, the answer's tokens marked, with the last one or without."""
     rows = _json("inputs", "tokenized.json")[TOKENS[part]]
-    values = [
-        {"ids": row["input_ids"], "answer": [label != -100 for label in row["labels"][:-1]] + [False]} for row in rows
-    ]
+    values = []
+    for row in rows:
+        answer = [label != -100 for label in row["labels"]]
+        answer[-1] = last
+        values.append({"ids": row["input_ids"], "answer": answer})
     records = [
         Record(f"s{n:02d}", f"s{n:02d}", f"{part}{n:02d}", "h", {"tokens": value}, None, "train")
         for n, value in enumerate(values)
@@ -52,8 +55,8 @@ def loader_of(part):
 
 
 def published_batches(part, size):
-    """Batches of a part's records, in order."""
-    loader = loader_of(part)
+    """Batches of a part's records, in order, without the last tokens."""
+    loader = loader_of(part, last=False)
     return loader.batches(range(len(loader.dataset)), size)
 
 

@@ -15,6 +15,14 @@ from forgetmi.attacks.membership.result import PartSignals, References
 N_QUERIES = 5
 
 
+def of_language(phi):
+    """Signals of a language model from the same number, of their signs."""
+    loss = np.logaddexp(0.0, -phi)
+    steep = loss * (1.1 - np.exp(-loss))
+    above = {"zlib": 0.3 * phi, "min_k": -1.5 * loss, "min_k_plus_plus": np.tanh(phi / 3), "perturbation": 4.0 + phi}
+    return {**above, "gradient_norm": steep}
+
+
 def signals(phi, rng):
     """Every signal of a two-way choice from scaled logits [..., n]."""
     loss = np.logaddexp(0.0, -phi)
@@ -27,6 +35,7 @@ def signals(phi, rng):
         "modified_entropy": 2 * (1 - p) * loss,
         "scaled_logit": phi,
         "correct": (views > 0).astype(float),
+        **of_language(phi),
         "scaled_logit@image": 0.5 * phi + rng.normal(size=phi.shape),
         "scaled_logit@text": 0.5 * phi + rng.normal(size=phi.shape),
     }

@@ -18,6 +18,7 @@ from forgetmi.metrics.intervals import Interval, PatientBootstrap, auc_interval,
 from forgetmi.metrics.power import auc_power, detectable_auc
 from forgetmi.metrics.roc import auc
 from forgetmi.metrics.testing import permutation_null
+from tests.attacks.synthetic import of_language
 
 MODELS, QUERIES = 12, 6
 N_FORGET, N_TEST, N_OTHER = 24, 40, 30  # patients
@@ -71,6 +72,7 @@ def signals(rng, level, models=(), added=0.0):
         "entropy": loss * p + np.logaddexp(0, phi) * (1 - p),
         "modified_entropy": loss * (1 - p),
         "correct": answers.astype(float),
+        **of_language(phi),
         "scaled_logit@image": 0.5 * (phi - added) + rng.normal(0, 0.5, phi.shape),
         "scaled_logit@text": 0.5 * (phi - added) + rng.normal(0, 0.5, phi.shape),
     }

@@ -31,6 +31,9 @@ from forgetmi.metrics.roc import (
     tpr_at_fpr_statistic,
 )
 
+LANGUAGE_SIGNALS = ("zlib", "min_k", "min_k_plus_plus", "gradient_norm", "perturbation")
+"""Signals that language models are asked for; see :mod:`forgetmi.attacks.membership.language_signals`."""
+
 
 @dataclass(frozen=True)
 class References:
@@ -51,8 +54,8 @@ class PartSignals:
     """Signals of a part's records under one model.
 
     Attributes:
-        signals: name (``loss``, ``entropy``, ``modified_entropy``, ``scaled_logit``) to one value a record [n], or to
-            [n, q] of q queries a record.
+        signals: name (``loss``, ``entropy``, ``modified_entropy``, ``scaled_logit``; of language models also
+            :data:`LANGUAGE_SIGNALS`) to one value a record [n], or to [n, q] of q queries a record.
         patients: patient of each record [n].
         references: what is known of them under reference models: ``shadows``, ``unlearned_shadows``, ``retrained``.
     """
@@ -103,7 +106,12 @@ class PartSignals:
 
     def _named(self, signals: Mapping[str, ArrayLike], name: str, of: str) -> Floats:
         if name not in signals:
-            raise AuditError(f"the attack needs the signal {name!r}{of}", expected=f"given: {', '.join(signals)}")
+            language = "it is one of language models: name it where their signals are scored, or leave the attack out"
+            raise AuditError(
+                f"the attack needs the signal {name!r}{of}",
+                expected=f"given: {', '.join(signals)}",
+                fix=language if name in LANGUAGE_SIGNALS else None,
+            )
         return np.asarray(signals[name], dtype=np.float64)
 
 
