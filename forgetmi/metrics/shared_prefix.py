@@ -21,7 +21,6 @@ from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.tasks.tokens import TokenFunction, token_values
 from forgetmi.training.modes import scoring
 
-
 WORTH_SHARING = 0.2
 """From this part of common tokens on, texts are scored as trees: attention to trees is a little slower."""
 
@@ -43,9 +42,10 @@ class SharedPrefixTask(CausalLMTask):
 
     def over_tokens(self, function: TokenFunction, batch: Batch, *outputs: ModelOutput) -> tuple[Tensor, Tensor]:
         """As :meth:`CausalLMTask.over_tokens`: once for each token of a tree and each token that follows it."""
-        if len(outputs) != 1 or not isinstance(outputs[0], _TreeOutput):
+        output = outputs[0] if len(outputs) == 1 else None
+        if not isinstance(output, _TreeOutput):
             return super().over_tokens(function, batch, *outputs)
-        (output,), labels = outputs, self._tokens(batch)["labels"]
+        labels = self._tokens(batch)["labels"]
         mask = labels[:, 1:] != IGNORED
         places = F.pad(output.places, (0, mask.shape[1]))[:, : mask.shape[1]][mask]
         pairs, each = torch.stack([places, labels[:, 1:][mask]]).unique(dim=1, return_inverse=True)
@@ -134,8 +134,7 @@ def score_examples(
 
 
 def _shared_part(texts: Sequence[Sequence[int]]) -> float:
-    """Of the tokens of texts in their order, the part that stands in the same place of the text before, and is equal to
-    it as all tokens before it are."""
+    """Of the tokens of texts in their order, the part that begins a text as the text before it begins."""
     common = 0
     for text, after in pairwise(texts):
         common += next(
