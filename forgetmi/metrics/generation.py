@@ -214,7 +214,7 @@ def prefixes_of(
     for text in texts:
         ids, n_text = prompt_tokens(tokenizer, text, True), len(prompt_tokens(tokenizer, text, False))
         before = len(ids) - n_text
-        end = before + (max(1, int(prefix * n_text)) if share else int(prefix))
+        end = before + (max(1, int(prefix * n_text + 1e-9)) if share else int(prefix))
         cut.append((ids[:end], ids[end : end + longest]))
     return cut
 
@@ -264,10 +264,11 @@ def _continued(
     rows = [(position, sample) for position in range(len(prompts)) for sample in range(decoding.samples)]
     rows.sort(key=lambda row: len(prompts[row[0]]), reverse=True)  # alike beside alike; what needs most memory first
     found: list[list[list[int]]] = [[[] for _ in range(decoding.samples)] for _ in prompts]
-    shown = Progress(math.ceil(len(rows) / batch_size), "writing", enabled=progress)
+    size = 1 if batch_size > 1 and len(rows) > 1 and _minds_company(model) else batch_size
+    parts = [rows[first : first + size] for first in range(0, len(rows), size)]
+    shown = Progress(len(parts), "writing", enabled=progress)
     with scoring(model), plain_decoding(model.lm, decoding.max_new_tokens, eos_id) as settings:
-        for first in range(0, len(rows), batch_size):
-            part = rows[first : first + batch_size]
+        for part in parts:
             ids, mask = _left_padded([prompts[position] for position, _ in part], model.lm.device)
             choice = _Choice(decoding, _uniforms(decoding, seed, part).to(ids.device), ids.shape[1])
             written = model.lm.generate(
@@ -305,6 +306,38 @@ def _check(model: CausalLM, prompts: Sequence[Sequence[int]], decoding: Decoding
                 expected=f"at most {limit} tokens together",
                 fix="lower max_new_tokens, or shorten the prompt",
             )
+
+
+def _minds_company(model: CausalLM) -> bool:
+    """Whether a model writes something else where its row is padded and has others beside it.
+
+    Some recurrent models of transformers do not look at the mask, or mix up their rows: they must write row by row.
+    Tried once for each architecture, on a few tokens.
+    """
+    kind = type(model.lm)
+    if kind not in _MINDS_COMPANY:
+        text, found = [1 % model.n_tokens] * 2, []
+        with scoring(model), plain_decoding(model.lm, 2) as settings:
+            settings.update(return_dict_in_generate=True, output_logits=True)
+            for rows in ([text], [text, [0, *text, 0]]):
+                ids, mask = _left_padded(rows, model.lm.device)
+                made = model.lm.generate(
+                    input_ids=ids, attention_mask=mask, generation_config=settings, logits_processor=[_first_token]
+                )
+                found.append(torch.stack([logits[0].float() for logits in made.logits]))
+        alone, padded = found
+        if not alone.isfinite().all():
+            return False  # a broken model says nothing of its kind
+        _MINDS_COMPANY[kind] = not torch.allclose(alone, padded, rtol=0.0, atol=5e-2 * float(alone.abs().max()))
+    return _MINDS_COMPANY[kind]
+
+
+_MINDS_COMPANY: dict[type, bool] = {}
+
+
+def _first_token(_: Tensor, scores: Tensor) -> Tensor:
+    """A logits processor that leaves only token 0: what is written does not hang on a tie."""
+    return torch.full_like(scores, -torch.inf).index_fill(1, torch.zeros(1, dtype=torch.long, device=scores.device), 0)
 
 
 def _left_padded(prompts: Sequence[Sequence[int]], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -68,6 +68,37 @@ def test_greedy_is_the_likeliest_token_each_time_whatever_the_batch(batch_size: 
     assert len({tuple(tokens) for (tokens,) in found}) > 3  # the prompts are told apart
 
 
+OTHERS = {
+    "a sliding window": {
+        "model_type": "mistral",
+        "sliding_window": 4,
+        "intermediate_size": 32,
+        "num_key_value_heads": 1,
+    },
+    "no positions": {"model_type": "bloom"},
+    "a state": {"model_type": "mamba", "state_size": 4},
+    "blind to padding": {"model_type": "rwkv", "attention_hidden_size": 16},
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_other_architectures_write_alike_whatever_the_batch(name: str) -> None:
+    config = {"vocab_size": VOCABULARY, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2,
+              "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0, **OTHERS[name]}  # fmt: skip
+    model = build_causal_lm({"config": config}, 0)
+    head = model.lm.get_output_embeddings().weight
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight *= 8 if weight.ndim == 2 else 1
+        head.copy_(torch.randn(head.shape, generator=torch.Generator().manual_seed(0)))
+    by_hand = [[greedy_by_hand(model, prompt, 7)] for prompt in PROMPTS]
+    for batch_size in (1, 3, 32):
+        assert continue_tokens(model, PROMPTS, Decoding(7), eos_id=None, seed=0, batch_size=batch_size) == by_hand
+    warm = Decoding(7, temperature=1.0, samples=2)
+    alone, together = (continue_tokens(model, PROMPTS, warm, eos_id=0, seed=0, batch_size=size) for size in (1, 8))
+    assert alone == together
+
+
 def test_the_end_ends_and_is_left_out_while_others_go_on() -> None:
     model = lively()
     endless = [tokens for (tokens,) in continue_tokens(model, PROMPTS, Decoding(8), eos_id=None, seed=0)]
