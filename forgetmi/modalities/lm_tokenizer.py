@@ -80,7 +80,7 @@ class LMTokenizer:
             ModelError: the template cannot render it.
         """
         try:
-            text = self._chat.apply_chat_template(
+            text = self.for_transformers.apply_chat_template(
                 [dict(message) for message in messages], tokenize=False, add_generation_prompt=ask, **options
             )
         except Exception as error:  # jinja2's, and whatever a template raises
@@ -111,7 +111,8 @@ class LMTokenizer:
         return int(found)
 
     @cached_property
-    def _chat(self) -> Any:
+    def for_transformers(self) -> Any:
+        """The same as a tokenizer of transformers."""
         from transformers import PreTrainedTokenizerFast
 
         named = {f"{name}_token": getattr(self, name) for name in ("bos", "eos", "pad") if getattr(self, name)}

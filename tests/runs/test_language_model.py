@@ -178,7 +178,7 @@ def test_an_original_trained_with_lora_from_a_folder(tmp_path):
     first = prepare(load_config(settings(tmp_path)))
     base = first.fresh_model(3)
     base.lm.save_pretrained(tmp_path / "base")
-    first.modalities["note"].tokenizer._chat.save_pretrained(tmp_path / "base")
+    first.modalities["note"].tokenizer.for_transformers.save_pretrained(tmp_path / "base")
     model = {"kind": "causal_lm", "modalities": {"note": {}}, "path": "base", "tuning": "lora", "lora": {"r": 2}}
     file = tmp_path / "config.yaml"
     file.write_text(json.dumps(settings(tmp_path, model=model)))
