@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from forgetmi.cli import audit, check, compare, demo, init, ls, report, run, semeval, shadows, train, unlearn
+from forgetmi.cli import audit, check, compare, demo, evaluate, init, ls, report, run, semeval, shadows, train, unlearn
 
 app = typer.Typer(
     name="forgetmi",
@@ -26,6 +26,7 @@ app.command()(run.run)
 app.command()(shadows.shadows)
 app.command()(report.report)
 app.command()(compare.compare)
+app.command()(evaluate.evaluate)
 app.command()(semeval.semeval)
 app.command()(ls.ls)
 app.command()(init.init)

@@ -103,7 +103,8 @@ def answer_rouge(
     """
     prompts = prompts_of(modality, values)
     written = continue_texts(model, modality.tokenizer, prompts, decoding, seed=seed, batch_size=batch_size)
-    return _example("answer", [value["answer"] for value in values], written, decoding, kind, stemmer, direction)
+    answers = [value["answer"] for value in values]
+    return rouge_of_samples("answer", answers, written, decoding, kind, stemmer, direction)
 
 
 def verbatim_continuation(
@@ -151,7 +152,7 @@ def verbatim_continuation(
     for n, samples in zip(long, found, strict=True):
         written[n] = [tokenizer.decode(tokens[: len(cut[n][1])]) for tokens in samples]
     references = [tokenizer.decode(after) for _, after in cut]
-    made = _example("continuation", references, written, decoding, kind, stemmer, "remembers_above")
+    made = rouge_of_samples("continuation", references, written, decoding, kind, stemmer, "remembers_above")
     asked = f"{prefix:.0%}" if prefix < 1 else f"{prefix} tokens"
     return replace(
         made,
@@ -160,15 +161,25 @@ def verbatim_continuation(
     )
 
 
-def _example(
+def rouge_of_samples(
     what: Literal["answer", "continuation"],
     references: Sequence[str],
     written: Sequence[Sequence[str]],
     decoding: Decoding,
-    kind: Kind,
-    stemmer: bool,
-    direction: Direction,
+    kind: Kind = "rougeL_recall",
+    stemmer: bool = True,
+    direction: Direction = "remembers_above",
 ) -> PerExample:
+    """ROUGE of texts that were written already; the mean over each record's samples.
+
+    Args:
+        what: they are, for the words beside the number.
+        references: true texts of N records.
+        written: [N][samples].
+        decoding: how they were written.
+        kind, stemmer: of :func:`rouge`.
+        direction: as in :func:`answer_rouge`.
+    """
     said = _MEASURES[kind][2]
     samples = [rouge(references, column, kind, stemmer=stemmer) for column in zip(*written, strict=True)]
     return PerExample(

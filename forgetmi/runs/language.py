@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -23,11 +22,10 @@ from forgetmi.attacks.quantisation import QUANTISERS
 from forgetmi.audit.probes import Probe
 from forgetmi.errors import AuditError
 from forgetmi.metrics.generation import Decoding
-from forgetmi.metrics.memorisation import extraction_strength, verbatim_prefix
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.roc import Floats, Ints
-from forgetmi.metrics.rouge import answer_rouge
-from forgetmi.metrics.token_signals import TokenSignals, probability, token_signals
+from forgetmi.metrics.text_metrics import TextMetricOptions, token_metrics, written_metrics
+from forgetmi.metrics.token_signals import TokenSignals, token_signals
 from forgetmi.modalities.dialogue import DialogueModality
 from forgetmi.models.causal_lm import CausalLM
 from forgetmi.partition import PARTS
@@ -35,6 +33,19 @@ from forgetmi.runs.prepare import Prepared
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.seeds import derive_seed, numpy_generator
 
+LABELS = {
+    "extraction_strength": "share of an answer, at its end, that it would write itself",
+    "verbatim_prefix": "share of an answer that it would write before its first mistake",
+    "probability": "probability of an answer, a token",
+    "keyword_accuracy": "share of names, numbers and dates that it would write itself, the true text before them given",
+    "keyword_confidence": "probability that it gives to names, numbers and dates",
+    "extraction_likelihood_10": "share of ten-word pieces that it writes, begun anywhere (EL10)",
+    "answer_rougeL_recall": "share of the answer's words in what it writes (ROUGE-L)",
+    "continuation_rougeL_f1": "likeness of what it writes to the rest of the text (ROUGE-L)",
+    "test_n_gram_entropy": "richness of what it writes (entropy of word pairs and triples, bits)",
+    "test_repetition_4": "share of what it writes that it wrote before (loops)",
+}
+JUDGED = ("extraction_strength", "answer_rougeL_recall", "continuation_rougeL_f1")
 ASKED = ("forget", "test")
 """Parts of which some records are asked for an answer."""
 
@@ -113,24 +124,36 @@ class LanguageAudit:
     # --- probes -------------------------------------------------------------------------------------------------------
 
     def _memorised(self, tokens: TokenSignals) -> list[Probe]:
-        made = (
-            ("extraction_strength", "share of an answer's end that it writes by itself", extraction_strength, True),
-            ("verbatim_prefix", "share of an answer that it writes before its first mistake", verbatim_prefix, False),
-            ("answer_probability", "probability of an answer, a token", probability, False),
-        )
+        loader = self.prepared.scoring_loader("forget")
+        values = [loader.record(i).value(self.task.modality) for i in self.prepared.partition.indices("forget")]
+        found = token_metrics(tokens, self.modality, values)
         return [
-            Probe(key, "memorisation", f"Forgotten records: {label}", metric(tokens), judged=judged)
-            for key, label, metric, judged in made
+            Probe(m.name, "memorisation", f"Forgotten records: {LABELS[m.name]}", m, judged=m.name in JUDGED)
+            for m in found
+            if m.name in LABELS
         ]
 
     def _written(self, model: CausalLM) -> list[Probe]:
-        values = self._dialogues("forget")
-        if not values:
+        """What it writes of the forgotten; and whether it writes well of others."""
+        if not self.options.records:
             return []
-        decoding = Decoding(max_new_tokens=self.options.max_new_tokens)
-        found = answer_rouge(model, self.modality, values, decoding, seed=self.seed, batch_size=self.options.batch_size)
-        label = "Forgotten records: share of the answer's words in what it writes (ROUGE-L)"
-        return [Probe("written_rouge", "extraction", label, self._placed(found, "forget"), judged=True)]
+        made = []
+        for part in ASKED:
+            indices = [self.prepared.partition.indices(part)[place] for place in self.asked[part]]
+            options = TextMetricOptions(
+                extraction_likelihood=10 if part == "forget" else 0,
+                decoding=Decoding(max_new_tokens=self.options.max_new_tokens),
+                batch_size=self.options.batch_size,
+            )
+            loader = self.prepared.scoring_loader(part)
+            found = written_metrics(model, self.task, loader, indices, self.device, options, seed=self.seed)
+            for metric in found:
+                name = metric.name if part == "forget" else f"test_{metric.name}"
+                if name in LABELS:
+                    label = f"{'Forgotten' if part == 'forget' else 'Test'} records: {LABELS[name]}"
+                    own = self._placed(metric, part)
+                    made.append(Probe(name, "extraction", label, own, part, judged=name in JUDGED))
+        return made
 
     def _quantised(self, model: CausalLM) -> list[Probe]:
         found = []
@@ -152,12 +175,6 @@ class LanguageAudit:
             found.append(Probe(f"quantised_{name}", "quantisation", label, known, outsiders=unknown, judged=True))
             del copy
         return found
-
-    def _dialogues(self, part: str) -> list[Mapping[str, Any]]:
-        """Values of the asked records of a part; none where records are plain texts."""
-        indices = self.prepared.partition.indices(part)
-        values = [self.prepared.dataset[indices[place]].value(self.task.modality) for place in self.asked[part]]
-        return values if all(isinstance(value, Mapping) for value in values) else []
 
     def _placed(self, found: PerExample, part: str) -> PerExample:
         """Values of the asked records among all of the part's; the others have none."""
