@@ -95,13 +95,12 @@ def _tokens(modality: DialogueModality, value: Any, true: str, others: Sequence[
     place = text.find(true, start)
     if place < 0:
         return "the chat template writes it otherwise"
-    tokenizer = modality.tokenizer
-    rows = []
-    for other in (true, *others):
-        ids, places = tokenizer.encode(text[:place] + other, special=special)
-        while places[len(ids) - 1] == (0, 0):  # a special token at the end belongs to a text that is over
-            ids = ids[:-1]
-        rows.append(tuple(ids))
+    # A special token at the end (it has no place) belongs to a text that is over.
+    places = modality.tokenizer.encode(text[:place] + true, special=special)[1]
+    over = next(n for n, where in enumerate(reversed(places)) if where != (0, 0))
+    texts = [text[:place] + other for other in (true, *others)]
+    encoded = modality.tokenizer.backend.encode_batch_fast(texts, add_special_tokens=special)
+    rows = [tuple(row.ids[: len(row.ids) - over]) for row in encoded]
     if _shared(rows) == 0:
         return "nothing stands before it"
     if modality.max_length is not None and max(map(len, rows)) > modality.max_length:

@@ -139,8 +139,8 @@ class Exposures:
         }
         for kind in sorted(set(self.kind)):
             chosen = np.array([other == kind for other in self.kind])
-            found[f"exposure.{kind}"] = self._example(
-                f"exposure.{kind}",
+            found[f"exposure_of_{kind}"] = self._example(
+                f"exposure_of_{kind}",
                 np.where(chosen, self.bits, np.nan),
                 f"Identifiers of kind {_plain(kind)} are exposed by {{value:.2f}} bits.",
                 f"exposure of identifiers of kind {kind} alone",

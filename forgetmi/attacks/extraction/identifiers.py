@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import ConfigDict
 
 from forgetmi.errors import ConfigError, DataError, did_you_mean
 
@@ -65,6 +66,8 @@ class IdentifierFormat:
     date_format: str = DATE_FORMATS[0]
     names: tuple[str, ...] = ()
     names_file: Path | None = None
+
+    __pydantic_config__ = ConfigDict(extra="forbid")
 
     def __post_init__(self) -> None:
         given = [self.pattern is not None, self.dates is not None, bool(self.names), self.names_file is not None]
