@@ -72,7 +72,7 @@ def sound() -> CausalLM:
     model = tiny_causal_lm()
     ids = torch.tensor([runs(start, 14) for start in range(VOCABULARY - 1)])
     optimiser = torch.optim.Adam(model.parameters(), lr=1e-2)
-    for _ in range(120):
+    for _ in range(60):
         logits = model(ids, torch.ones_like(ids)).logits[:, :-1]
         loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
         optimiser.zero_grad()
