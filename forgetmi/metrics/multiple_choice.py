@@ -14,7 +14,7 @@ text      options are not listed, and o_j is scored by the sum of its tokens' lo
 without any opinion scores the chance level 1/k exactly, wherever the right options stand. Every question stands alone:
 it is what an interval resamples. Nothing is asked through a chat template.
 
-Choosing an option overstates forgetting: a model may lose the letter and still write the answer (arXiv 2510.07626).
+Choosing an option overstates forgetting (arXiv 2510.07626): a model may lose the letter and still write the answer.
 :mod:`forgetmi.metrics.open_answers` asks the same question without options.
 """
 

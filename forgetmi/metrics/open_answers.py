@@ -1,7 +1,7 @@
 """Multiple-choice questions asked without their options: what a model still writes when it is not offered anything.
 
-A model that was made to forget may choose no better than chance and still write the answer, for what was unlearned is
-the choice (arXiv 2510.07626). So the question alone is asked, the model writes freely, and the text is compared with
+Choosing an option overstates forgetting (arXiv 2510.07626): a model that was made to forget may choose no better than
+chance and still write the answer. So the question alone is asked, the model writes freely, and the text is compared with
 the options by ROUGE-L recall, LCS(option, text) / words of the option:
 
 ==============  ======================================================================================================
