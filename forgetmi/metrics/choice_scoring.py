@@ -16,7 +16,7 @@ from forgetmi.errors import ConfigError, DataError, ModelError
 from forgetmi.metrics.generation import prompt_tokens
 from forgetmi.metrics.multiple_choice import LETTERS, Asking, Choices, Question
 from forgetmi.metrics.roc import Floats
-from forgetmi.metrics.shared_prefix import score_examples
+from forgetmi.metrics.shared_prefix import SharedPrefixTask, can_share, score_examples
 from forgetmi.metrics.token_signals import TokenSignals
 from forgetmi.modalities.dialogue import DialogueModality
 from forgetmi.modalities.lm_tokenizer import LMTokenizer
@@ -60,7 +60,9 @@ def score_choices(
         raise ConfigError([f"batch_size must be at least 1, not {batch_size}"])
     prompts = asking.prompts(questions, examples)
     if asking.form == "letter":
-        found = _letters(model, tokenizer, prompts, max(len(q.choices) for q in questions), batch_size)
+        # Questions of a subject have their examples in common: those go through the model once a batch.
+        task = SharedPrefixTask(modality="tokens") if asking.shots and can_share(model) else _TASK
+        found = _letters(model, tokenizer, task, prompts, max(len(q.choices) for q in questions), batch_size)
     else:
         found = _texts(model, tokenizer, prompts, questions, asking.normalise, batch_size)
     offered = np.arange(found.shape[1]) < np.array([[len(q.choices)] for q in questions])
@@ -102,7 +104,12 @@ def _texts(
 
 
 def _letters(
-    model: CausalLM, tokenizer: LMTokenizer, prompts: Sequence[str], n_letters: int, batch_size: int
+    model: CausalLM,
+    tokenizer: LMTokenizer,
+    task: CausalLMTask,
+    prompts: Sequence[str],
+    n_letters: int,
+    batch_size: int,
 ) -> Floats:
     """[N, K] log p of the letters after each prompt."""
     letters = torch.tensor(_letter_ids(tokenizer, n_letters), device=model.lm.device)
@@ -110,14 +117,20 @@ def _letters(
     ids = [torch.tensor(prompt_tokens(tokenizer, prompt, special=True)) for prompt in prompts]
     _check_lengths(model, [len(row) for row in ids])
     order = sorted(range(len(ids)), key=lambda i: -len(ids[i]))
+    shared = isinstance(task, SharedPrefixTask)
+    if shared:
+        order.sort(key=lambda i: ids[i].tolist())  # what begins alike stands together
     found = np.empty((len(ids), n_letters))
     with scoring(model):
         for first in range(0, len(order), batch_size):
             part = order[first : first + batch_size]
-            batch = _batch(modality, [TokenExample(ids[i], ids[i]) for i in part]).to(model.lm.device)
+            # Trees leave out a text's last token, which predicts nothing: here it is any letter.
+            texts = [torch.cat([ids[i], letters[:1].cpu()]) if shared else ids[i] for i in part]
+            batch = _batch(modality, [TokenExample(text, text) for text in texts]).to(model.lm.device)
             lengths = torch.tensor([len(ids[i]) for i in part], device=model.lm.device)
-            last = torch.arange(len(ids[part[0]]), device=model.lm.device) == lengths[:, None] - 1
-            rows, read = _TASK.output(model, batch).rows(last)
+            width = max(map(len, texts))
+            last = torch.arange(width, device=model.lm.device) == lengths[:, None] - 1
+            rows, read = task.output(model, batch).rows(last)
             found[part] = _log_p(read(rows), letters).cpu().numpy()
     if not np.isfinite(found).all():
         raise ModelError(

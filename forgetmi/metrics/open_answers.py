@@ -1,8 +1,8 @@
 """Multiple-choice questions asked without their options: what a model still writes when it is not offered anything.
 
 Choosing an option overstates forgetting (arXiv 2510.07626): a model that was made to forget may choose no better than
-chance and still write the answer. So the question alone is asked, the model writes freely, and the text is compared with
-the options by ROUGE-L recall, LCS(option, text) / words of the option:
+chance and still write the answer. So the question alone is asked, the model writes freely, and the text is compared
+with the options by ROUGE-L recall, LCS(option, text) / words of the option:
 
 ==============  ======================================================================================================
 recall          that of the right option

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -162,6 +163,17 @@ def test_a_letter_is_read_with_one_pass_a_question():
     )
     score_choices(model, word_tokenizer(), quiz(8), batch_size=4)
     assert rows == [4, 4]
+
+
+def test_examples_in_common_go_through_the_model_once():
+    model, tokenizer, tokens = random_lm(), word_tokenizer(), []
+    model.lm.transformer.register_forward_pre_hook(
+        lambda _, __, given: tokens.append(given["input_ids"].numel()), with_kwargs=True
+    )
+    asked, asking = [replace(q, subject="bio") for q in quiz(8)], Asking(shots=3)
+    score_choices(model, tokenizer, asked, asking, examples=asked)
+    whole = sum(len(tokenizer.encode(prompt, special=True)[0]) for prompt in asking.prompts(asked, asked))
+    assert max(tokens) < whole / 2  # the others are trials of whether the model takes trees
 
 
 # ---- questions from data
