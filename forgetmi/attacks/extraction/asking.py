@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from forgetmi.attacks.extraction.identifiers import identifiers_of, stands_in
 from forgetmi.attacks.extraction.templates import Template
@@ -62,12 +63,17 @@ def cut_as_asked(modality: DialogueModality, value: Any, template: Template, ope
     if isinstance(value, str):
         opening, rest = split_text(value, opening_words)
         asked = _join(template.ask(opening), template.answer)
-        return _cut(modality, asked + rest, len(asked), True)
+        return cut_after(modality, asked + rest, asked)
     answer = _join(template.answer, value["answer"]) if template.answer else value["answer"]
-    text, start, special = modality.written({"prompt": template.ask(value["prompt"]), "answer": answer})
-    if template.answer:
-        place = text.find(template.answer, start)
-        start = start if place < 0 else place + len(template.answer)  # < 0: the chat template changes it
+    return cut_after(modality, {"prompt": template.ask(value["prompt"]), "answer": answer}, template.answer)
+
+
+def cut_after(modality: DialogueModality, value: Any, given: str) -> Cut:
+    """A record whose answer (or plain text) begins with words that are given: they stand before the secret."""
+    text, start, special = modality.written(value)
+    if given:
+        place = text.find(given, start)
+        start = start if place < 0 else place + len(given)  # < 0: the chat template changes it
     return _cut(modality, text, start, special)
 
 
@@ -100,9 +106,21 @@ def secret_of(modality: DialogueModality, value: Any, opening_words: int, kinds:
     else:
         text = value["answer"]
         named = [text[span.start : span.end] for span in spans]
-    ids, places = modality.tokenizer.encode(text, special=False)
-    end = places[longest - 1][1] if len(ids) > longest else len(text)
-    return Secret(text[:end], tuple(named))
+    return Secret(first_tokens(modality, text, longest), tuple(named))
+
+
+def first_tokens(modality: DialogueModality, text: str, count: int) -> str:
+    """As much of a text as so many tokens hold."""
+    places = modality.tokenizer.encode(text, special=False)[1]
+    return text[: places[count - 1][1]] if len(places) > count else text
+
+
+def fitted(model: nn.Module, cuts: Sequence[Cut]) -> list[Cut]:
+    """Secrets without the tokens that do not fit into the model behind what stands before them."""
+    limit = _limit(model)
+    if limit is None:
+        return list(cuts)
+    return [Cut(cut.before, cut.after[: max(0, limit - len(cut.before))]) for cut in cuts]
 
 
 def write(
@@ -131,7 +149,7 @@ def write(
     Returns:
         [N] samples of tokens; ``None`` where nothing fits behind a prompt, or where there is no prompt.
     """
-    limit = getattr(model.lm.config.get_text_config(), "max_position_embeddings", None)
+    limit = _limit(model)
     groups: dict[int, list[int]] = {}
     for position, (prompt, length) in enumerate(zip(prompts, lengths, strict=True)):
         room = math.inf if limit is None else limit - len(prompt)
@@ -175,6 +193,13 @@ def judge(secrets: Sequence[Secret], written: Sequence[Sequence[str] | None]) ->
             for n, text in zip(asked, texts, strict=True)
         ]
     return found
+
+
+def _limit(model: nn.Module) -> int | None:
+    """How many tokens a model reads at most, where it says so."""
+    if not isinstance(model, CausalLM):
+        return None
+    return getattr(model.lm.config.get_text_config(), "max_position_embeddings", None)
 
 
 def _cut(modality: DialogueModality, text: str, start: int, special: bool) -> Cut:

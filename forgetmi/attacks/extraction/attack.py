@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from forgetmi.attacks.extraction.asking import Cut, Secret, cut_answer, cut_as_asked, judge, secret_of, write
+from forgetmi.attacks.extraction.asking import Cut, Secret, cut_answer, cut_as_asked, fitted, judge, secret_of, write
 from forgetmi.attacks.extraction.contests import build_contests
 from forgetmi.attacks.extraction.exposure import Contest, Exposures, exposures
 from forgetmi.attacks.extraction.identifiers import identifiers_of
@@ -102,9 +102,10 @@ class ExtractionPlan:
             found = exposures(model, self.contests, len(self.cuts), device=device, batch_size=8 * batch_size)
             measures |= found.measures()
         if "prefix" in parts:
-            right = likeliest(model, task, self.modality, self.cuts, device=device, batch_size=batch_size)
+            cuts = fitted(model, self.cuts)
+            right = likeliest(model, task, self.modality, cuts, device=device, batch_size=batch_size)
             measures |= prefix_measures(
-                model, self.modality, self.cuts, right, options.prefixes,
+                model, self.modality, cuts, right, options.prefixes,
                 max_new_tokens=options.max_new_tokens, batch_size=batch_size, progress=progress,
             )  # fmt: skip
         if isinstance(model, CausalLM) and "templates" in parts:
