@@ -12,7 +12,8 @@ mia            1 - 2 |AUC - 1/2|, AUC of the loss attack -(mean NLL of the whole
 final          (task + mia + MMLU accuracy) / 3
 =============  =======================================================================================================
 
-The award gate asks for an MMLU accuracy above 0.371, 75 % of the original 7B model's.
+The award gate asks for an MMLU accuracy above 0.371, 75 % of the original 7B model's; for another original give the same
+share of its own as ``gate``.
 
 **What it does not say.** A destroyed model, which answers nothing, scores (0 + about 1 + about 0.25) / 3, about 0.41:
 more than most submissions, and gradient ascent does reach 0.394. Only the gate stops it, so the gate and
@@ -49,7 +50,6 @@ TASKS = ("Task1", "Task2", "Task3")
 FORMS: tuple[Form, ...] = ("sc", "qa")
 CELLS: tuple[Cell, ...] = tuple((s, t, f) for s in SOURCES for t in TASKS for f in FORMS)
 AWARD_GATE = 0.371
-GATE_SHARE = 0.75
 _NUMBER = re.compile(r"(sc|qa)[0-9]{2,}")
 
 
@@ -71,11 +71,6 @@ def form_of(row_id: str) -> Form:
         fix="number the rows of a document's form from 0 to 9",
         private=[row_id],
     )
-
-
-def harmonic_mean(cells: ArrayLike) -> float:
-    """0 where one of them is 0."""
-    return float(_harmonic(np.asarray(cells, dtype=np.float64)[None])[0])
 
 
 @dataclass(frozen=True)
