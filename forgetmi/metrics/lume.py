@@ -12,7 +12,7 @@ mia            1 - 2 |AUC - 1/2|, AUC of the loss attack -(mean NLL of the whole
 final          (task + mia + MMLU accuracy) / 3
 =============  =======================================================================================================
 
-The award gate asks for an MMLU accuracy above 0.371, 75 % of the original 7B model's; for another original give the same
+The award gate asks for an MMLU accuracy above 0.371, 75 % of the original 7B model's; for another original, give that
 share of its own as ``gate``.
 
 **What it does not say.** A destroyed model, which answers nothing, scores (0 + about 1 + about 0.25) / 3, about 0.41:
