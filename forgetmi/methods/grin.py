@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from forgetmi.errors import ConfigError, unmet
-from forgetmi.methods import build_method, method_problems
+from forgetmi.errors import unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.wrapper import NOT_MASKED, Wrapper
 from forgetmi.parts.edits.importance import trainable
 from forgetmi.parts.edits.layers import layers
 from forgetmi.parts.edits.noise import noisy
@@ -22,7 +22,7 @@ from forgetmi.training.seeds import numpy_generator, torch_generator
 
 
 @dataclass(frozen=True)
-class GRIN:
+class GRIN(Wrapper):
     """GRIN (Anjarlekar & Pombra 2025, arXiv 2508.06467): noise into chosen weights, then training of these alone.
 
         1. s = |g_f| / ( |g_r| + epsilon ) for each weight; m = 1 on the largest ``share`` of them
@@ -60,30 +60,24 @@ class GRIN:
     relative: bool = True
     exclude: tuple[Literal["embeddings", "head"], ...] = ("embeddings", "head")
     inner: str = "npo"
-    options: Mapping[str, Any] = field(default_factory=dict)
     retain_records: int | None = None
     batch_size: int = 8
 
     name: ClassVar[str] = "grin"
     paper: ClassVar[str] = "GRIN (Anjarlekar & Pombra 2025, arXiv 2508.06467)"
     needs: ClassVar[Needs] = Needs()
+    not_around = NOT_MASKED
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
         checks = {
             f"share must be in [0, 1], not {self.share}": 0 <= self.share <= 1,
             f"epsilon must be >= 0, not {self.epsilon}": self.epsilon >= 0,
             f"noise must be >= 0, not {self.noise}": self.noise >= 0,
             "retain_records must be >= 1": self.retain_records is None or self.retain_records >= 1,
             f"batch_size must be >= 1, not {self.batch_size}": self.batch_size >= 1,
-            "inner: retraining starts from no weight of the original; there is nothing to mask": self.inner
-            != "retrain",
         }
-        if problems := unmet(checks) + method_problems(self.inner, self.options):
-            raise ConfigError(problems)
-
-    def check(self, job: UnlearningJob) -> None:
-        """The inner method must be able to do it."""
-        check_job(build_method(self.inner, self.options), job)
+        return unmet(checks)
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The inner method's model."""
@@ -97,8 +91,8 @@ class GRIN:
                 parameter = start.get_parameter(name)
                 parameter.copy_(noisy(parameter, mask, self.noise, draw, relative=self.relative))
         held = WeightMask(masks, start)
-        inner = build_method(self.inner, self.options)
-        model = inner.unlearn(replace(job, start=start, lora=None, trainer=held.constrain(job.trainer)))
+        masked = replace(job, start=start, lora=None, trainer=held.constrain(job.trainer))
+        model = self.wrapped().unlearn(masked)
         held.restore(model)
         return model
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from forgetmi.errors import ConfigError, MethodError, unmet
-from forgetmi.methods import build_method, method_problems
+from forgetmi.errors import MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.methods.stages import stage_job
+from forgetmi.methods.wrapper import Wrapper
 from forgetmi.parts.edits.importance import per_sample_gradients
 from forgetmi.parts.updates.projected import Smoothed, noise, on_flat, orthonormal, outside, without
 from forgetmi.parts.updates.streamed import gradient_now
@@ -22,7 +21,7 @@ from forgetmi.training.trainer import Hook, Named, Trainer
 
 
 @dataclass(frozen=True)
-class Guarded:
+class Guarded(Wrapper):
     """A wrapper: what a gradient becomes, and how much is forgotten at once, for any method. Ours, from known parts.
 
     Four parts, each off by default; with all off it is the method itself, exactly:
@@ -50,7 +49,6 @@ class Guarded:
     """
 
     inner: str = "gradient_ascent"
-    options: Mapping[str, Any] = field(default_factory=dict)
     rectify: Literal["none", "conflict", "always"] = "none"
     retain_batch: int = 16
     smoothing: float = 0.0
@@ -62,7 +60,8 @@ class Guarded:
     paper: ClassVar[str] = "a wrapper of known parts (arXiv 2001.06782, 2312.04095, 2503.09117)"
     needs: ClassVar[Needs] = Needs()
 
-    def __post_init__(self) -> None:
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
         checks = {
             "retain_batch must be >= 1": self.retain_batch >= 1,
             "smoothing must be in [0, 1)": 0 <= self.smoothing < 1,
@@ -70,21 +69,18 @@ class Guarded:
             "noise must be >= 0": self.noise >= 0,
             "chunks must be >= 1": self.chunks >= 1,
         }
-        problems = unmet(checks)
-        problems += method_problems(self.inner, self.options)
-        if problems:
-            raise ConfigError(problems)
+        return unmet(checks)
 
     def check(self, job: UnlearningJob) -> None:
-        """The wrapped method must be able to do it."""
-        check_job(build_method(self.inner, self.options), job)
+        """The wrapped method must be able to do it, and noise must have its true scale."""
+        super().check(job)
         if self.noise and job.trainer.precision == "fp16":
             raise MethodError("noise on gradients needs their true scale, and fp16 scales them", fix="precision: bf16")
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The wrapped method's model."""
         check_job(self, job)
-        inner = build_method(self.inner, self.options)
+        inner = self.wrapped()
         guarded = replace(job, trainer=self._constrained(job))
         if self.chunks == 1:
             return inner.unlearn(guarded)

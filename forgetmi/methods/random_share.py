@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import nn
 
-from forgetmi.errors import ConfigError
-from forgetmi.methods import build_method, method_problems
+from forgetmi.errors import unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
 from forgetmi.methods.stages import stage_job
+from forgetmi.methods.wrapper import Wrapper
 from forgetmi.training.seeds import numpy_generator
 
 
 @dataclass(frozen=True)
-class RandomShare:
+class RandomShare(Wrapper):
     """The coreset effect (Pal et al. 2025, arXiv 2504.10185): unlearn a random 5 % of D_f, and measure all of it.
 
     Where that does as well as unlearning all of D_f, the figures say little about the forget set: they found so for NPO
@@ -31,23 +31,17 @@ class RandomShare:
 
     share: float = 0.05
     inner: str = "npo"
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     name: ClassVar[str] = "random_share"
     paper: ClassVar[str] = "a control for the coreset effect (Pal et al. 2025, arXiv 2504.10185)"
     needs: ClassVar[Needs] = Needs()
+    not_around: ClassVar[Mapping[str, str]] = {
+        name: f"{name} trains without the forget records, whichever they are" for name in ("retrain", "sisa")
+    }
 
-    def __post_init__(self) -> None:
-        problems = [] if 0 < self.share <= 1 else [f"share must be in (0, 1], not {self.share}"]
-        if self.inner in ("retrain", "sisa"):
-            problems.append(f"inner: {self.inner} trains without the forget records, whichever they are")
-        problems += method_problems(self.inner, self.options)
-        if problems:
-            raise ConfigError(problems)
-
-    def check(self, job: UnlearningJob) -> None:
-        """The method must be able to do it."""
-        check_job(build_method(self.inner, self.options), job)
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
+        return unmet({f"share must be in (0, 1], not {self.share}": 0 < self.share <= 1})
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The method's model."""
@@ -55,4 +49,4 @@ class RandomShare:
         order = numpy_generator(job.seed, self.name).permutation(job.partition.forget)
         some = sorted(order[: max(1, round(self.share * len(order)))].tolist())
         job.trainer.log.event("random_share", records=len(some), of=len(order))
-        return build_method(self.inner, self.options).unlearn(stage_job(job, None, some, stage=0, name=self.name))
+        return self.wrapped().unlearn(stage_job(job, None, some, stage=0, name=self.name))

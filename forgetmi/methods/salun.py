@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from forgetmi.errors import ConfigError
-from forgetmi.methods import build_method, method_problems
+from forgetmi.errors import unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.wrapper import NOT_MASKED, Wrapper
 from forgetmi.parts.edits.importance import gradient_sum, squared_gradients
 from forgetmi.parts.updates.mask import WeightMask, largest
 
 
 @dataclass(frozen=True)
-class SalUn:
+class SalUn(Wrapper):
     """SalUn (Fan et al., ICLR 2024, arXiv 2310.12508): a mask over any method.
 
         m = top share of | sum_{D_f} grad L(theta_0) |,  ranked over all weights together, in eval mode;
@@ -37,34 +36,29 @@ class SalUn:
 
     share: float = 0.5
     inner: str = "random_labels"
-    options: Mapping[str, Any] = field(default_factory=dict)
     saliency: Literal["sum", "per_record"] = "sum"
     batch_size: int = 32
 
     name: ClassVar[str] = "salun"
     paper: ClassVar[str] = "SalUn (Fan et al. 2024, arXiv 2310.12508)"
     needs: ClassVar[Needs] = Needs()
+    not_around = NOT_MASKED
 
-    def __post_init__(self) -> None:
-        problems = [] if 0 <= self.share <= 1 else [f"share must be in [0, 1], not {self.share}"]
-        problems += [] if self.batch_size >= 1 else [f"batch_size must be >= 1, not {self.batch_size}"]
-        if self.inner == "retrain":
-            problems.append("inner: retraining starts from no weight of the original; there is nothing to mask")
-        problems += method_problems(self.inner, self.options)
-        if problems:
-            raise ConfigError(problems)
-
-    def check(self, job: UnlearningJob) -> None:
-        """The masked method must be able to do it."""
-        check_job(build_method(self.inner, self.options), job)
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
+        return unmet(
+            {
+                f"share must be in [0, 1], not {self.share}": 0 <= self.share <= 1,
+                f"batch_size must be >= 1, not {self.batch_size}": self.batch_size >= 1,
+            }
+        )
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The masked method's model."""
         check_job(self, job)
-        inner = build_method(self.inner, self.options)
         original = job.copy_of_original()
         mask = WeightMask(largest(self._saliency(job, original), self.share), original)
-        model = inner.unlearn(replace(job, trainer=mask.constrain(job.trainer)))
+        model = self.wrapped().unlearn(replace(job, trainer=mask.constrain(job.trainer)))
         mask.restore(model)
         return model
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from accelerate.state import PartialState
 from torch import nn
 
-from forgetmi.errors import ConfigError, MethodError, unmet
-from forgetmi.methods import build_method, method_problems
+from forgetmi.errors import MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
+from forgetmi.methods.wrapper import NOT_MASKED, Wrapper
 from forgetmi.parts.updates.mask import WeightMask
 from forgetmi.parts.updates.saliency import Level, saliency_masks, shares
 from forgetmi.parts.updates.stepwise import StepMask
@@ -20,7 +19,7 @@ from forgetmi.parts.updates.streamed import mean_gradient
 
 
 @dataclass(frozen=True)
-class SURE:
+class SURE(Wrapper):
     """SURE (Zhang et al., ICLR 2025, arXiv 2410.16454), a mask over any method.
 
         m_i = 1[ || grad_i L(D_f) ||_2 >= gamma ],  gamma a percentile of the norms of all units i
@@ -51,26 +50,25 @@ class SURE:
     level: Level = "module"
     when: Literal["once", "step"] = "once"
     inner: str = "npo"
-    options: Mapping[str, Any] = field(default_factory=dict)
     batch_size: int = 32
 
     name: ClassVar[str] = "sure"
     paper: ClassVar[str] = "SURE (Zhang et al. 2025, arXiv 2410.16454)"
     needs: ClassVar[Needs] = Needs()
+    not_around = NOT_MASKED
 
-    def __post_init__(self) -> None:
-        checks = {
-            f"percentile must be in [0, 100], not {self.percentile}": 0 <= self.percentile <= 100,
-            f"batch_size must be >= 1, not {self.batch_size}": self.batch_size >= 1,
-            "inner: retraining starts from no weight of the original; there is nothing to mask": self.inner
-            != "retrain",
-        }
-        if problems := unmet(checks) + method_problems(self.inner, self.options):
-            raise ConfigError(problems)
+    def problems(self) -> list[str]:
+        """What is wrong with the options."""
+        return unmet(
+            {
+                f"percentile must be in [0, 100], not {self.percentile}": 0 <= self.percentile <= 100,
+                f"batch_size must be >= 1, not {self.batch_size}": self.batch_size >= 1,
+            }
+        )
 
     def check(self, job: UnlearningJob) -> None:
         """The masked method must be able to do it, and a mask of each step needs the whole step."""
-        check_job(build_method(self.inner, self.options), job)
+        super().check(job)
         if self.when == "step" and PartialState().num_processes > 1:
             raise MethodError(
                 "a mask of each step needs all of its records, and each process sees some of them",
@@ -80,7 +78,7 @@ class SURE:
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The masked method's model."""
         check_job(self, job)
-        inner, original = build_method(self.inner, self.options), job.copy_of_original()
+        inner, original = self.wrapped(), job.copy_of_original()
         choose = partial(saliency_masks, percentile=self.percentile, level=self.level)
         if self.when == "step":
             stepwise = StepMask(original.eval(), job.task, job.partition.forget, choose)
