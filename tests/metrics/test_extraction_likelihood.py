@@ -67,7 +67,7 @@ def some_texts(model: nn.Module, seed: int) -> list[tuple[list[int], int]]:
     """Random ones, the model's own words, and its own with errors in them: plain texts and answers, 2 to 16 tokens."""
     draw = np.random.default_rng(seed)
     texts: list[tuple[list[int], int]] = []
-    for n in range(9):
+    for n in range(6):
         length, start = int(draw.integers(4, 17)), (0, 0, 1, 3)[n % 4]
         ids = draw.integers(1, VOCABULARY, size=length).tolist()
         if n % 3:
@@ -75,7 +75,7 @@ def some_texts(model: nn.Module, seed: int) -> list[tuple[list[int], int]]:
         if n % 3 == 2:
             ids[int(draw.integers(2, length))] = int(draw.integers(1, VOCABULARY))
         texts.append((ids, start))
-    return [*texts, ([3, 4], 1), ([5, 9], 0)]
+    return [*texts, ([3, 4], 1), ([5, 9], 0), ([3, 4, *one_at_a_time(model, [3, 4], 8)], 2)]
 
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
@@ -102,8 +102,7 @@ def model_of(kind: str, seed: int, dtype: str = "float64") -> CausalLM:
     return model.eval()
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-@pytest.mark.parametrize("kind", ARCHITECTURES)
+@pytest.mark.parametrize(("kind", "seed"), [("gpt2", 0), ("gpt2", 1), ("llama", 0), ("mistral", 0)])
 def test_values_are_those_of_a_greedy_call_from_every_token(kind: str, seed: int) -> None:
     model = model_of(kind, seed)
     texts = some_texts(model, seed)
@@ -125,7 +124,7 @@ def test_batches_order_and_padding_change_nothing(kind: str) -> None:
     texts = some_texts(model, 3)
     loader, n = loader_of(texts), len(texts)
     whole = extraction_likelihood(model, CausalLMTask(), loader.batches(range(n), n), CPU, max_n=MAX_N)
-    for order, size, rows in ((range(n), 1, 1), (range(n)[::-1], 3, 2), (range(n), 5, 1000)):
+    for order, size, rows in ((range(n)[::-1], 1, 2), (range(n), 5, 1000)):
         again = extraction_likelihood(
             model, CausalLMTask(max_logits=40), loader.batches(order, size), CPU, max_n=MAX_N, batch_size=rows
         )
