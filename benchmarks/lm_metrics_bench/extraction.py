@@ -33,7 +33,7 @@ Figures = dict[str, Any]
 
 def measure(quick: bool) -> Figures:
     """All sides on both models, one after the other on one thread."""
-    n, length, epochs = (6, 24, 2) if quick else (TEXTS, LENGTH, 40)
+    n, length, epochs = (6, 24, 2) if quick else (TEXTS, LENGTH, 10)
     texts = made_up(n, length)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
