@@ -220,6 +220,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
         depends.append(_facts(folder, share)["weights_sha256"])
     mark = fingerprint(SCHEMA, *depends)
     evidence_file = folder.path / "evidence.json"
+    done: Done | None = None
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
         check_audit(prepared)
         trainer = trainer_of(prepared, folder, None)
@@ -251,14 +252,15 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
         table = patients.restricted_table(made.forgotten, made.retained, pseudonyms)
         write_text(folder.path / patients.FILE, table)
         evidence = made.evidence
-        write_json(evidence_file, evidence)
-        folder.finish("audit", Done(mark, cost.seconds, cost.peak_memory_mb, {"audited": now()}))
+        done = Done(mark, cost.seconds, cost.peak_memory_mb, {"audited": now()})
     else:
         logger.info("audit: done already, kept")
         evidence = json.loads(evidence_file.read_text(encoding="utf-8"))
     # what people declare may change without another audit
     evidence["declared"] = combine(config.case.to_json(), evidence)
     write_json(evidence_file, evidence)
+    if done is not None:  # only now that its document is there
+        folder.finish("audit", done)
     write_json(folder.path / "run.json", run_document(prepared, folder, names))
     return evidence
 

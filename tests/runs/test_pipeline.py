@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 
 import pytest
@@ -207,6 +208,30 @@ def test_a_model_that_was_exchanged_is_not_audited(source, tmp_path):
         (folder / "models" / "unlearned" / name).write_bytes((folder / "models" / "original" / name).read_bytes())
     with pytest.raises(ModelError, match="not the one that this run made"):
         forgetmi.run(settings, progress=False, audit_again=True)
+
+
+def test_an_audit_writes_its_document_once_and_is_done_only_then(finished, source, tmp_path, monkeypatch):
+    shutil.copytree(finished.folder, tmp_path / "run")
+    prepared = prepare(load_config(tiny_settings(source, run__folder=str(tmp_path / "run"))))
+    folder, real, written = RunFolder(tmp_path / "run", progress=False), stages.write_json, []
+    (folder.path / "evidence.json").unlink()
+    (folder.path / "stages" / "audit.json").unlink()
+
+    def broken_off(path, document):
+        raise KeyboardInterrupt
+
+    def noted(path, document):
+        written.append(path.name)
+        real(path, document)
+
+    monkeypatch.setattr(stages, "write_json", broken_off)
+    with pytest.raises(KeyboardInterrupt):
+        stages.audit(prepared, folder)
+    assert folder.done("audit") is None
+    monkeypatch.setattr(stages, "write_json", noted)
+    assert stages.audit(prepared, folder) == json.loads((finished.folder / "evidence.json").read_text())
+    assert written == ["evidence.json", "run.json"]
+    assert folder.done("audit") is not None
 
 
 def test_a_stored_model_is_the_original_and_is_not_trained(finished, source, tmp_path):
