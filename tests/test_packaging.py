@@ -49,7 +49,13 @@ def test_only_forgetmi_is_at_the_top(wheel):
 
 def test_what_is_no_code_is_in_too(wheel):
     names = zipfile.ZipFile(wheel).namelist()
-    wanted = ["forgetmi/py.typed", *_data("cli/templates"), *_data("audit/templates"), *_data("audit/schemas")]
+    wanted = [
+        "forgetmi/py.typed",
+        "forgetmi/attacks/extraction/templates.json",
+        *_data("cli/templates"),
+        *_data("audit/templates"),
+        *_data("audit/schemas"),
+    ]
     assert [name for name in wanted if name not in names] == []
     assert any(name.endswith(".dist-info/licenses/LICENSE") for name in names)
 

@@ -160,12 +160,12 @@ def prefix_measures(
 
 def _asked(cuts: Sequence[Cut], right: Sequence[Bools], prefix: int | float, max_new_tokens: int) -> _Asked:
     given = prefix_lengths(cuts, prefix)
-    known = np.flatnonzero(given >= 0)
+    known = np.flatnonzero(given >= 0).tolist()
     rest = [cuts[n].after[given[n] : given[n] + max_new_tokens] for n in known]
     runs = [min(verbatim_run(right[n], int(given[n])), len(tail)) for n, tail in zip(known, rest, strict=True)]
     return _Asked(
         prefix,
-        known,
+        np.array(known, dtype=np.int64),
         [(*cuts[n].before, *cuts[n].after[: given[n]]) for n in known],
         rest,
         [run / len(tail) for run, tail in zip(runs, rest, strict=True)],

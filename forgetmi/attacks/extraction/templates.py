@@ -75,7 +75,8 @@ def read_templates(path: Path) -> tuple[Template, ...]:
         raise DataError(f"{path.name} cannot be read: {error}", where=str(path.parent), expected="JSON") from error
     if not isinstance(entries, list) or not entries:
         raise DataError(f"{path.name} holds no list of templates", expected='[{"name": ..., "prompt": ...}, ...]')
-    made, problems = [], []
+    made: list[Template] = []
+    problems: list[str] = []
     for number, entry in enumerate(entries, start=1):
         try:
             made.append(build_options(Template, entry, where=f"{path.name}: template {number}"))
