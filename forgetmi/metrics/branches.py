@@ -45,19 +45,17 @@ def continuations(
     order = (stop[record] - offset).argsort(descending=True, stable=True)
     record, offset = record[order], offset[order]
     branches = _Branches(model, cache, ids) if _can_branch(model, cache, output, tokens, batch_size) else None
-    written = torch.zeros((*ids.shape, ids.shape[1]), dtype=torch.int32, device=ids.device)
+    written = torch.zeros((*ids.shape, ids.shape[1]), dtype=torch.int32, device=ids.device)  # [record, offset, place]
     for first in range(0, len(record), batch_size):
         rows, at = record[first : first + batch_size], offset[first : first + batch_size]
-        remaining = (stop[rows] - at).tolist()
+        lengths = stop[rows] - at
+        remaining = lengths.tolist()
         if branches is None:
             found = _generated(model, ids, rows, at, remaining)
         else:
             found = branches.decode(rows, at, likeliest[rows, at], remaining)
-        place = at[:, None] + torch.arange(found.shape[1], device=ids.device)
-        here = place < stop[rows][:, None]
-        written[rows[:, None].expand_as(place)[here], at[:, None].expand_as(place)[here], place[here]] = found[
-            here
-        ].int()
+        k, step = (torch.arange(found.shape[1], device=ids.device) < lengths[:, None]).nonzero(as_tuple=True)
+        written[rows[k], at[k], at[k] + step] = found[k, step].int()
     spans = zip(start.tolist(), stop.tolist(), strict=True)
     arrays = written.cpu().numpy(), wrong.cpu().numpy(), ids.cpu().numpy()
     return [(arrays[0][n, s:e, s:e], arrays[1][n, s:e], arrays[2][n, s:e]) for n, (s, e) in enumerate(spans)]
