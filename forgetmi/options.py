@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -60,6 +61,12 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
     if problems:
         raise ConfigError(problems)
     return checked
+
+
+def first_paragraph(documented: object) -> str:
+    """The first paragraph of a docstring as one line, without the marks of documentation tools; empty without one."""
+    line = " ".join((documented.__doc__ or "").strip().partition("\n\n")[0].split())
+    return re.sub(r":\w+:`([^`]*)`", r"\1", line)
 
 
 def nested_options(kind: type[Any]) -> dict[str, type[Any]]:

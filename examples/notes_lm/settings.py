@@ -35,7 +35,9 @@ def candidates(method: str, lr: float, *, epochs: int, quick: bool) -> Sequence[
         quick: two instead of three.
     """
     factors = ((0.01, 0.03, 0.1) if method in _ALONE else (0.03, 0.1, 0.3))[int(quick) :]
-    fits: list[Mapping[str, Any]] = [{"epochs": epochs, "batch_size": 16, "lr": lr * factor} for factor in factors]
+    fits: list[Mapping[str, Any]] = [
+        {"epochs": epochs, "batch_size": 16, "lr": round(lr * factor, 12)} for factor in factors
+    ]
     if method in _WRAPPERS:
         # The control takes as many steps as the method itself: an epoch of 5 % of the records is one step.
         times = 5 if method == CONTROL else 1

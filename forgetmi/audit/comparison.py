@@ -322,6 +322,8 @@ def figure_label(name: str) -> str:
         "share_called_member": "share of forget records called members",
         "forget_loss": "mean loss of the forget records",
         "test_loss": "mean loss of the test records",
+        "auc@same_number_of_records": "AUC among patients with as many records",
+        "auc@number_of_records": "AUC of the number of records alone, whatever the model says",
     }.get(name, name)
 
 

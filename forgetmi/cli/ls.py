@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
 
 from forgetmi.cli import common
+from forgetmi.options import first_paragraph
 
 KINDS = {
     "methods": ("forgetmi.methods:METHODS", "forgetmi", "run", "--config", "run.yaml", "unlearning.method=NAME"),
@@ -79,7 +79,6 @@ def _line(found: object) -> str:
     summary = getattr(found, "summary", None)
     if isinstance(summary, str):
         return summary
-    line = " ".join((found.__doc__ or "").strip().partition("\n\n")[0].split())
-    line = re.sub(r":\w+:`([^`]*)`", r"\1", line)  # marks for documentation tools
+    line = first_paragraph(found)
     paper = getattr(found, "paper", None)
     return f"{line} [{paper}]" if isinstance(paper, str) and "et al." not in line else line

@@ -16,6 +16,7 @@ from forgetmi.config import Config
 from forgetmi.files import write_json
 from forgetmi.methods.base import PerturbsInputs
 from forgetmi.modalities.base import resolve_noise
+from forgetmi.options import first_paragraph
 from forgetmi.runs.folder import Done, RunFolder, timed
 from forgetmi.runs.prepare import Prepared
 from forgetmi.runs.redact import redacted_given, resolved, without_folders, without_ids
@@ -130,7 +131,7 @@ def run_document(prepared: Prepared, folder: RunFolder, models: Sequence[str]) -
         "method": {
             "name": config.method.name,
             "paper": config.method.paper,
-            "summary": (type(config.method).__doc__ or "").strip().partition("\n\n")[0].replace("\n    ", " ") or None,
+            "summary": first_paragraph(type(config.method)) or None,
             "options": {
                 **without_folders({k: v for k, v in settings["unlearning"].items() if k != "method"}),
                 **_noise(prepared),
