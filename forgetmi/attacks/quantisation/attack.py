@@ -31,13 +31,17 @@ class Unchanged:
             == Q(w_o) as numbers of buckets; ``None`` for a quantiser that has no fixed levels (GPTQ, AWQ).
         same_value: share whose rounded value is the same bit by bit: less, where a largest weight moved, and with it
             the width of every bucket that it gives.
-        unmoved: share that unlearning itself left as it was, in full precision.
+        kept: the update d = w_u - w_o that is left after rounding, along itself: <Q(w_u) - Q(w_o), d> / <d, d>. Weights
+            that lie anywhere in their buckets give about 1, however small d is: few cross an edge, and these move by a
+            whole bucket. Near 0 it is lost. ``None`` where there is no update.
+        unmoved: share of the weights that unlearning itself left as they were, in full precision.
         n_weights: how many were rounded.
         share_of_model: of all the model's weights.
     """
 
     same_level: float | None
     same_value: float
+    kept: float | None
     unmoved: float
     n_weights: int
     share_of_model: float
@@ -186,15 +190,20 @@ def unchanged(
     if any(shape != shapes[0] for shape in shapes):
         raise AuditError("the original and the unlearned model have different weights", expected="one architecture")
     levels = values = unmoved = total = 0
+    along = squared = 0.0
     for before, after, first, second in zip(*groups, strict=True):
         total += before.weight.numel()
         unmoved += _equal(before.rows, after.rows)
         values += _equal(first.rows, second.rows)
+        update = after.rows.double() - before.rows.double().to(after.rows.device)
+        along += float(((second.rows.double() - first.rows.double()) * update).sum())
+        squared += float(update.square().sum())
         if isinstance(quantiser, HasLevels):
             levels += _equal(quantiser.coded(before.rows).codes, quantiser.coded(after.rows).codes)
     whole = sum(weight.numel() for weight in plain[0].parameters())
     same_level = levels / total if isinstance(quantiser, HasLevels) else None
-    return Unchanged(same_level, values / total, unmoved / total, total, total / whole)
+    kept = along / squared if squared else None
+    return Unchanged(same_level, values / total, kept, unmoved / total, total, total / whole)
 
 
 def _equal(first: torch.Tensor, second: torch.Tensor) -> int:

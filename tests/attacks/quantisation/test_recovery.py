@@ -152,6 +152,7 @@ def test_a_small_update_is_undone_and_a_large_one_is_not() -> None:
     assert mechanism.same_level == mechanism.same_value == 1.0
     assert mechanism.unmoved == pytest.approx(1 / 16) and mechanism.n_weights == 128 and mechanism.share_of_model == 1
     assert found.mechanism["int8, channel"].same_level < 0.5
+    assert mechanism.kept == 0.0 and found.mechanism["int8, channel"].kept == pytest.approx(1.0, abs=0.1)
     assert four.figures["returned"].value > 0 and four.figures["excess_quantised"].value > 0
     assert all(torch.equal(tensor, keep[name]) for name, tensor in small.state_dict().items())
 
@@ -161,6 +162,24 @@ def test_a_small_update_is_undone_and_a_large_one_is_not() -> None:
     # the same levels (all shrank alike) of other widths: no value is the same, and levels alone would mislead
     assert found.mechanism["int4, channel"].same_level == 1.0
     assert found.mechanism["int4, channel"].same_value < 0.2
+
+
+def test_weights_that_lie_anywhere_keep_an_update_on_average() -> None:
+    """An update of a fiftieth of a bucket leaves nearly every level as it was, and is there all the same; of a weight
+    that lies in the middle of its bucket nothing is left.
+    """
+    weight = torch.rand(64, 512, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    weight[:, 0] = 1.0
+    update = torch.randn(weight.shape, generator=torch.Generator().manual_seed(1)) / 350
+    update[:, 0] = 0.0
+    quantiser = Int4("channel")
+
+    def constant(model: nn.Module) -> list[PerExample]:
+        return [metric(LOW)]
+
+    for start, same, kept in ((weight, 0.98, 1.0), (quantiser.coded(weight).values, 1.0, 0.0)):
+        found = attack(linear(start), linear(start + update), [], [quantiser], constant).mechanism[quantiser.label]
+        assert found.same_level == pytest.approx(same, abs=0.01) and found.kept == pytest.approx(kept, abs=0.15)
 
 
 def test_the_result_is_plain_data_without_records() -> None:
@@ -183,7 +202,7 @@ def test_an_adapter_counts_as_the_update_that_it_is() -> None:
 
     found = attack(original, unlearned, [], [Int4()], constant)
     mechanism = found.mechanism["int4, group of 128"]
-    assert mechanism.same_level == mechanism.same_value == mechanism.unmoved == 1.0
+    assert mechanism.same_level == mechanism.same_value == mechanism.unmoved == 1.0 and mechanism.kept is None
     with torch.no_grad():
         for name, parameter in unlearned.named_parameters():
             if "lora_B" in name:

@@ -1,0 +1,1 @@
+"""An example: does rounding an unlearned language model bring back what it had forgotten?"""
