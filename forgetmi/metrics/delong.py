@@ -14,9 +14,6 @@ An AUC of exactly 0 or 1 has variance zero; its interval is the exact binomial o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
@@ -26,23 +23,6 @@ from forgetmi.metrics.intervals import LEVEL, Interval, unvarying_interval
 from forgetmi.metrics.roc import Bools, Floats, Ints, check_scores
 
 _NOTHING = 1e-24  # a variance below this is rounding
-
-
-@dataclass(frozen=True)
-class AucDifference:
-    """Difference of two AUCs over the same records.
-
-    Attributes:
-        value: first minus second.
-        sd: its standard deviation, by patient.
-        p_value: two-sided, of "no difference"; ``None`` where the difference does not vary between patients.
-        interval: of the difference.
-    """
-
-    value: float
-    sd: float
-    p_value: float | None
-    interval: Interval
 
 
 def placements(scores: ArrayLike, member: ArrayLike) -> tuple[Floats, Floats]:
@@ -61,65 +41,36 @@ def placements(scores: ArrayLike, member: ArrayLike) -> tuple[Floats, Floats]:
     return below, above
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """AUCs [k], both classes' shares of their covariance [k, k] and of patients, and the classes' covariance [k, k]."""
+def auc_variance(scores: ArrayLike, member: ArrayLike, patients: ArrayLike | None = None) -> tuple[float, float, float]:
+    """(AUC, its variance, Welch's degrees of freedom).
 
-    aucs: Floats
-    shares: tuple[Floats, Floats]
-    held: tuple[int, int]
-    cross: Floats
-
-    @property
-    def covariance(self) -> Floats:
-        return self.shares[0] + self.shares[1] + self.cross
-
-    def variance(self, contrast: Floats) -> tuple[float, float]:
-        """(variance, Welch's degrees of freedom) of the sum of AUCs weighted by ``contrast`` [k]."""
-        parts = [float(contrast @ share @ contrast) for share in self.shares]
-        spread = sum(part**2 / (n - 1.0) for part, n in zip(parts, self.held, strict=True))
-        freedom = sum(parts) ** 2 / spread if spread > 0.0 else 1.0
-        return float(contrast @ self.covariance @ contrast), freedom
-
-
-def auc_covariance(scores: ArrayLike, member: ArrayLike, patients: ArrayLike | None = None) -> tuple[Floats, Floats]:
-    """(AUCs [k], their covariance [k, k]) of k attacks on the same records.
+    Obuchowski's S10 / P + S01 / N + 2 S11 / (P N): the last is 0 where no patient has records of both classes.
 
     Args:
-        scores: [k, n], or [n] for one attack.
+        scores: [n], higher = member.
         member: [n].
         patients: [n]: Obuchowski's clustered form. ``None``: records are independent, DeLong's own.
 
     Raises:
         AuditError: a class has fewer than two patients, lengths differ, or scores are not finite.
     """
-    rows = [check_scores(row, member) for row in np.atleast_2d(np.asarray(scores, dtype=np.float64))]
-    truth = rows[0][1]
-    moments = _moments([values for values, _ in rows], truth, _codes(patients, truth))
-    return moments.aucs, moments.covariance
-
-
-def _moments(rows: Sequence[Floats], truth: Bools, codes: Ints) -> _Moments:
-    """Obuchowski's S10 / P, S01 / N and 2 S11 / (P N): the last is 0 where no patient has records of both classes."""
+    values, truth = check_scores(scores, member)
+    codes = _codes(patients, truth)
     n_patients = int(codes.max()) + 1
     held = np.unique(codes[truth]).size, np.unique(codes[~truth]).size
     if min(held) < 2:
         raise AuditError(f"a variance needs two patients of each class, not {held[0]} and {held[1]}")
-    pairs = [placements(row, truth) for row in rows]
-    aucs = np.array([below.mean() for below, _ in pairs])
-    # sums within patients of placement values about the AUC, over the class's records [k, patients]
+    pair = placements(values, truth)
+    auc = float(pair[0].mean())
+    # sums within patients of placement values about the AUC, over the class's records [patients]
     sums = [
-        np.stack([np.bincount(codes[part], pair[c] - a, n_patients) for pair, a in zip(pairs, aucs, strict=True)])
-        / int(part.sum())
-        for c, part in enumerate((truth, ~truth))
+        np.bincount(codes[part], placed - auc, n_patients) / int(part.sum())
+        for part, placed in zip((truth, ~truth), pair, strict=True)
     ]
-    cross = n_patients / (n_patients - 1.0) * sums[0] @ sums[1].T
-    return _Moments(
-        aucs=aucs,
-        shares=(held[0] / (held[0] - 1.0) * sums[0] @ sums[0].T, held[1] / (held[1] - 1.0) * sums[1] @ sums[1].T),
-        held=held,
-        cross=cross + cross.T,
-    )
+    shares = [float(n / (n - 1.0) * part @ part) for n, part in zip(held, sums, strict=True)]
+    both = float(2.0 * n_patients / (n_patients - 1.0) * sums[0] @ sums[1])
+    spread = sum(share**2 / (n - 1.0) for share, n in zip(shares, held, strict=True))
+    return auc, sum(shares) + both, sum(shares) ** 2 / spread if spread > 0.0 else 1.0
 
 
 def delong_interval(
@@ -143,40 +94,13 @@ def delong_interval(
     if smaller < 2:
         reason = f"{smaller} patient on one side: no variance"
         return Interval.none(reason, n_patients=n_patients, level=level)
-    moments = _moments([values], truth, codes)
-    value, (variance, freedom) = float(moments.aucs[0]), moments.variance(np.ones(1))
+    value, variance, freedom = auc_variance(values, truth, codes)
     if variance <= _NOTHING or not 0.0 < value < 1.0:
         return unvarying_interval(value, (0.0, 1.0), n_smallest=smaller, n_patients=n_patients, level=level)
     reach = float(stats.t.ppf(0.5 + level / 2.0, freedom)) * np.sqrt(variance) / (value * (1.0 - value))
     centre = np.log(value / (1.0 - value))
     low, high = (float(1.0 / (1.0 + np.exp(-(centre + sign * reach)))) for sign in (-1.0, 1.0))
     return Interval(low, high, level, "DeLong by patient, logit scale", n_patients)
-
-
-def auc_difference(
-    first: ArrayLike, second: ArrayLike, member: ArrayLike, patients: ArrayLike | None = None, *, level: float = LEVEL
-) -> AucDifference:
-    """AUC of ``first`` minus AUC of ``second`` [n], paired: what both have in common cancels.
-
-    Raises:
-        AuditError: as :func:`auc_covariance`, or the level is out of range.
-    """
-    if not 0.0 < level < 1.0:
-        raise AuditError(f"a confidence level lies in (0, 1), not {level}")
-    both = [check_scores(scores, member) for scores in (first, second)]
-    truth = both[0][1]
-    codes = _codes(patients, truth)
-    moments = _moments([values for values, _ in both], truth, codes)
-    value, n_patients, smaller = float(moments.aucs[0] - moments.aucs[1]), np.unique(codes).size, min(moments.held)
-    variance, freedom = moments.variance(np.array([1.0, -1.0]))
-    if variance <= _NOTHING:
-        bounded = unvarying_interval(value, (-1.0, 1.0), n_smallest=smaller, n_patients=n_patients, level=level)
-        return AucDifference(value, 0.0, None, bounded)
-    sd = float(np.sqrt(variance))
-    reach = float(stats.t.ppf(0.5 + level / 2.0, freedom)) * sd
-    low, high = max(-1.0, value - reach), min(1.0, value + reach)
-    p_value = float(2.0 * stats.t.sf(abs(value) / sd, freedom))
-    return AucDifference(value, sd, p_value, Interval(low, high, level, "DeLong by patient, paired", n_patients))
 
 
 def _codes(patients: ArrayLike | None, truth: Bools) -> Ints:

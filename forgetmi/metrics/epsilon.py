@@ -11,7 +11,7 @@ over the two rates, and the larger direction may be taken at level alpha. (An at
 would use the other two ends; they are not looked at: scores are oriented, higher = member.)
 
 The best of many thresholds is not a bound: with no leakage it lies above 0 in most runs. So a threshold is set
-beforehand, or one of K is taken at level alpha / K, or it is chosen on other patients than those it is tested on.
+beforehand, or one of K is taken at level alpha / K.
 
 Beside every bound stands the most that the sample could have certified (a perfect attack), since a small sample
 certifies little whatever leaks. Patients are counted, never their records: one score a patient.
@@ -36,7 +36,6 @@ from forgetmi.metrics.roc import Bools, Floats, Ints, check_scores
 
 ALPHA = 0.05
 Law = Literal["dp", "gaussian_dp"]
-_CANDIDATES = 64  # thresholds among which a split chooses: the choice costs nothing, other patients are tested
 
 INDEPENDENT = "patients' scores are independent of each other, members and non-members alike but for their membership"
 GAUSSIAN = "the mechanism is Gaussian-differentially private: an assumption that no sample can prove"
@@ -181,48 +180,6 @@ def epsilon_over_thresholds(
     )
 
 
-def epsilon_split(
-    scores: ArrayLike,
-    member: ArrayLike,
-    rng: np.random.Generator,
-    *,
-    patients: ArrayLike,
-    delta: float,
-    alpha: float = ALPHA,
-    law: Law = "dp",
-) -> EpsilonBound:
-    """The threshold is chosen on one half of the patients, the bound computed on the other: no correction is needed.
-
-    Args:
-        scores, member, patients, delta, alpha, law: as :func:`epsilon_over_thresholds`.
-        rng: draws the halves, members and non-members separately.
-
-    Raises:
-        AuditError: fewer than two members or non-members, or as :func:`epsilon_over_thresholds`.
-    """
-    values, truth = _one_a_patient(scores, member, patients)
-    chosen_in, tested_in = _halves(values[truth], rng)
-    chosen_out, tested_out = _halves(values[~truth], rng)
-    if min(chosen_in.size, chosen_out.size) < 1:
-        raise AuditError("one member or one non-member cannot be split", expected="at least two of each")
-    ranks = np.unique(np.geomspace(1, chosen_out.size, _CANDIDATES).astype(np.int64))
-    cuts, tp, fp = _above_ranks(chosen_in, chosen_out, ranks)
-    proven = _epsilons(tp, chosen_in.size, fp, chosen_out.size, delta=delta, alpha=alpha, law=law)[0]
-    cut = float(cuts[np.argmax(proven)])
-    return _bound(
-        np.array([int((tested_in > cut).sum())]),
-        tested_in.size,
-        np.array([int((tested_out > cut).sum())]),
-        tested_out.size,
-        delta=delta,
-        alpha=alpha,
-        law=law,
-        rule=f"strictly above a threshold chosen on {chosen_in.size} other members and {chosen_out.size} non-members",
-        thresholds=np.array([cut]),
-        most=(np.array([tested_in.size]), np.array([0])),
-    )
-
-
 def gdp_delta(mu: float, epsilon: float) -> float:
     """delta(epsilon) of a mu-Gaussian-DP mechanism (Dong et al. 2022, corollary 2.13).
 
@@ -276,13 +233,6 @@ def _one_a_patient(scores: ArrayLike, member: ArrayLike, patients: ArrayLike) ->
     values, truth = check_scores(scores, member)
     check_one_score_a_patient(patients, values.size)
     return values, truth
-
-
-def _halves(values: Floats, rng: np.random.Generator) -> tuple[Floats, Floats]:
-    """Two random halves, each sorted; the second is the larger where they differ."""
-    # sorted first: the halves follow from the scores, not from the order of the patients
-    shuffled = rng.permutation(np.sort(values))
-    return np.sort(shuffled[: values.size // 2]), np.sort(shuffled[values.size // 2 :])
 
 
 def _above_ranks(inside: Floats, outside: Floats, ranks: Ints) -> tuple[Floats, Ints, Ints]:

@@ -2,7 +2,7 @@
 
 An AUC is taken as normal with the Mann-Whitney null variance, which is the widest near 1/2 (Hanley and McNeil 1982),
 and an audit as a two-sided interval at ``level`` that must exclude the reference from above; the chance that it
-excludes it from the other side is left out. A rate is binomial, and exact.
+excludes it from the other side is left out.
 
 Units are patients, which is cautious where all have about as many records. :func:`effective_size` says how many
 independent records the records of some patients are worth.
@@ -11,7 +11,6 @@ independent records the records of some patients are worth.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -21,22 +20,6 @@ from forgetmi.errors import AuditError
 from forgetmi.metrics.intervals import LEVEL, null_auc_sd
 
 POWER = 0.8
-
-
-@dataclass(frozen=True)
-class DetectableRate:
-    """The smallest true positive rate that is noticed.
-
-    Attributes:
-        rate: the rate, or ``None`` where not even a rate of 1 is noticed at this level.
-        count: from this many of the n members on, chance alone (the false positive rate) is ruled out; ``None`` with
-            ``rate``.
-        n_members: n.
-    """
-
-    rate: float | None
-    count: int | None
-    n_members: int
 
 
 def detectable_auc(
@@ -57,15 +40,6 @@ def detectable_auc(
     """
     found = reference + _reach(level, power, reference) * null_auc_sd(n_members, n_nonmembers)
     return found if found < 1.0 else None
-
-
-def auc_power(
-    auc: float, n_members: float, n_nonmembers: float, *, level: float = LEVEL, reference: float = 0.5
-) -> float:
-    """Probability that an AUC is told from ``reference``: the inverse of :func:`detectable_auc`. Raises as it does."""
-    _reach(level, 0.5, reference)
-    z = (auc - reference) / null_auc_sd(n_members, n_nonmembers)
-    return float(stats.norm.sf(stats.norm.ppf(0.5 + level / 2.0) - z))
 
 
 def patients_needed(
@@ -100,32 +74,6 @@ def patients_needed(
     else:
         least = (n_nonmembers + 1.0) / (n_nonmembers * precision - 1.0)
     return max(1, math.ceil(least - 1e-9))
-
-
-def detectable_tpr(n_members: int, fpr: float, *, level: float = LEVEL, power: float = POWER) -> DetectableRate:
-    """The smallest true positive rate that is told from chance, at a threshold with a known false positive rate.
-
-    If nothing leaks, the members called are Binomial(n, fpr): the smallest count c with Pr[X >= c] <= (1 - level)/2 is
-    the alarm (one side of the two-sided interval that an audit prints). Detectable is the rate t with
-    Pr[Binomial(n, t) >= c] = power.
-
-    Args:
-        n_members: member patients.
-        fpr: false positive rate of the threshold, which is set beforehand.
-        level, power: as in :func:`detectable_auc`.
-
-    Raises:
-        AuditError: no member, or a rate, level or power out of range.
-    """
-    _reach(level, power, 0.5)
-    if n_members < 1 or not 0.0 < fpr < 1.0:
-        raise AuditError(f"members (>= 1) and a false positive rate in (0, 1) are needed, not {n_members} and {fpr}")
-    counts = np.arange(1, n_members + 1)
-    alarms = np.flatnonzero(stats.binom.sf(counts - 1, n_members, fpr) <= (1.0 - level) / 2.0)
-    if alarms.size == 0:
-        return DetectableRate(None, None, n_members)
-    count = int(counts[alarms[0]])
-    return DetectableRate(float(stats.beta.ppf(power, count, n_members - count + 1)), count, n_members)
 
 
 def effective_size(records: ArrayLike, correlation: float) -> float:

@@ -11,7 +11,6 @@ from forgetmi.errors import AuditError
 from forgetmi.metrics.epsilon import (
     clopper_pearson_epsilon,
     epsilon_over_thresholds,
-    epsilon_split,
     gdp_delta,
     gdp_epsilon,
 )
@@ -158,12 +157,12 @@ class TestSeveralThresholds:
         member, scores = np.arange(200) < 80, draw.normal(size=200)
         scores[member] += 1.5
         shuffled = draw.permutation(200)
-        for function in (
-            lambda s, m: epsilon_over_thresholds(s, m, patients=np.arange(200), delta=1e-5).value,
-            lambda s, m: epsilon_split(s, m, np.random.default_rng(5), patients=np.arange(200), delta=1e-5).value,
-        ):
-            assert function(scores, member) == function(scores[shuffled], member[shuffled]) > 0
-            assert function(scores, member) == function(np.exp(scores), member)
+
+        def value(scores, member):
+            return epsilon_over_thresholds(scores, member, patients=np.arange(200), delta=1e-5).value
+
+        assert value(scores, member) == value(scores[shuffled], member[shuffled]) > 0
+        assert value(scores, member) == value(np.exp(scores), member)
 
     def test_one_percent_exposed_is_found_and_the_inverted_attack_is_not(self):
         member = np.arange(4000) < 2000
@@ -183,14 +182,13 @@ class TestSeveralThresholds:
         0.05 within Monte-Carlo error, whereas the best threshold without a bound lies above 0 in most runs."""
         draw = np.random.default_rng(3)
         member, patients = np.arange(400) < 200, np.arange(400)
-        above = {"ranks": 0, "fixed": 0, "split": 0}
+        above = {"ranks": 0, "fixed": 0}
         for _ in range(400):
             scores = draw.normal(size=400)
             scores = np.round(scores) if ties else scores
             settings = {"patients": patients, "delta": 1e-5, "law": law}
             above["ranks"] += epsilon_over_thresholds(scores, member, **settings).value > 0
             above["fixed"] += epsilon_over_thresholds(scores, member, thresholds=[0.5, 1.0], **settings).value > 0
-            above["split"] += epsilon_split(scores, member, draw, **settings).value > 0
         limit = 400 * 0.05 + 3 * np.sqrt(400 * 0.05 * 0.95)
         assert all(count <= limit for count in above.values()), above
 
@@ -211,9 +209,7 @@ class TestSeveralThresholds:
         with pytest.raises(AuditError, match="10 of 20 scores are of a patient who has another"):
             epsilon_over_thresholds(scores, member, patients=patients, delta=1e-5)
         with pytest.raises(AuditError, match="one score a patient"):
-            epsilon_split(scores, member, np.random.default_rng(0), patients=np.arange(19), delta=1e-5)
-        with pytest.raises(AuditError, match="cannot be split"):
-            epsilon_split([0.0, 1.0], [True, False], np.random.default_rng(0), patients=[0, 1], delta=1e-5)
+            epsilon_over_thresholds(scores, member, patients=np.arange(19), delta=1e-5)
         with pytest.raises(AuditError, match="finite"):
             epsilon_over_thresholds(scores, member, patients=np.arange(20), delta=1e-5, thresholds=[np.nan])
 
