@@ -73,12 +73,13 @@ def _table(rows: Sequence[Row]) -> list[str]:
         for label in labels:
             identity, right = by[label, "identity"], by[label, "accuracy"]
             mechanism = row["attack"]["mechanism"][label]
+            kept = "" if mechanism["kept"] is None else f"{mechanism['kept']:.2f}"
             made.append(
                 f"| | {label} | {value(identity, 'original_quantised'):.0%} | "
                 f"{value(identity, 'unlearned_quantised'):.0%} | {_retrained(identity, '_quantised')} | "
                 f"{_ratio(identity)} | {value(identity, 'returned'):+.2f} | "
                 f"{value(right, 'unlearned_quantised'):.0%} | {_ratio(right)} | "
-                f"{mechanism['same_level']:.1%} | {'' if mechanism['kept'] is None else f'{mechanism["kept"]:.2f}'} |"
+                f"{mechanism['same_level']:.1%} | {kept} |"
             )
     return made
 
@@ -170,5 +171,6 @@ def draw(document: Row, path: Path) -> None:
             if line == 0:
                 axis.set_title(f"original of {start}", fontsize=9)
     if rows:
-        axes[0][0].legend(fontsize=6)
+        handles, labels = axes[0][0].get_legend_handles_labels()
+        figure.legend(handles, labels, fontsize=7, ncols=len(labels), loc="outside lower center")
     figure.savefig(path, dpi=130)

@@ -45,8 +45,8 @@ _RETAIN = {"retain": "nll", "alpha": 1.0}
 _SURE = Regime("sure", {"retain": "nll", "alpha": 4.0}, (0.1, 0.3), 8, {"percentile": 75.0, "inner": "npo"})
 
 FULL: Mapping[str, Regime] = {
-    "NPO, small steps": Regime("npo", _RETAIN, (0.003, 0.01), 25),
-    "GradDiff, small steps": Regime("grad_diff", _RETAIN, (0.003, 0.006), 25),
+    "NPO, small steps": Regime("npo", _RETAIN, (0.006, 0.02), 12),
+    "GradDiff, small steps": Regime("grad_diff", _RETAIN, (0.003, 0.01), 12),
     "SURE over NPO, large steps": _SURE,
 }
 QUICK: Mapping[str, Regime] = {

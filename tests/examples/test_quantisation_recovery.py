@@ -68,11 +68,11 @@ def test_the_command_writes_a_table_a_picture_and_no_text(tiny, tmp_path, capsys
 
 def test_learning_rates_are_those_of_the_regime(tiny) -> None:
     found = tiny.regimes.FULL["NPO, small steps"].candidates(1e-2)
-    assert [options["fit"]["lr"] for options in found] == pytest.approx([3e-5, 1e-4])
+    assert [options["fit"]["lr"] for options in found] == pytest.approx([6e-5, 2e-4])
     sure = tiny.regimes.FULL["SURE over NPO, large steps"].candidates(1e-2)
     assert [options["options"]["fit"]["lr"] for options in sure] == pytest.approx([1e-3, 3e-3])
     assert all(options["inner"] == "npo" and options["percentile"] == 75.0 for options in sure)
-    assert [tiny.page._lr(options) for options in (*found, *sure)] == pytest.approx([3e-5, 1e-4, 1e-3, 3e-3])
+    assert [tiny.page._lr(options) for options in (*found, *sure)] == pytest.approx([6e-5, 2e-4, 1e-3, 3e-3])
 
 
 def attack_row(low: float | None, start: str = "float", held_out: float = 3.0) -> dict:
