@@ -14,11 +14,11 @@ from torch import nn
 from forgetmi.attacks.extraction.asking import Cut, Secret, cut_answer, cut_as_asked, fitted, judge, secret_of, write
 from forgetmi.attacks.extraction.contests import build_contests
 from forgetmi.attacks.extraction.exposure import Contest, Exposures, exposures
-from forgetmi.attacks.extraction.identifiers import identifiers_of
+from forgetmi.attacks.extraction.identifiers import Span, identifiers_of
 from forgetmi.attacks.extraction.options import ExtractionOptions
 from forgetmi.attacks.extraction.prefix import likeliest, prefix_measures
 from forgetmi.attacks.extraction.templates import PLAIN, chosen_templates
-from forgetmi.errors import AuditError, ModelError
+from forgetmi.errors import AuditError, DataError, ModelError
 from forgetmi.metrics.generation import Decoding
 from forgetmi.metrics.leakage import leak_at_k
 from forgetmi.metrics.per_example import PerExample
@@ -200,7 +200,7 @@ def plan_extraction(
         raise AuditError("there is no record to extract", expected="one at least")
     counts: Counter[str] = Counter()
     contests: list[Contest] = []
-    spans = [identifiers_of(value, options.kinds) for value in values]
+    spans = [_identifiers(value, options, n) for n, value in enumerate(values)]
     counts["identifiers"] = sum(map(len, spans))
     counts["records with identifiers"] = sum(map(bool, spans))
     if "exposure" in options.parts:
@@ -266,6 +266,14 @@ def summary(measure: PerExample) -> dict[str, Any]:
         "definition": measure.definition,
         "counts": dict(measure.counts),
     }
+
+
+def _identifiers(value: Any, options: ExtractionOptions, position: int) -> list[Span]:
+    try:
+        return identifiers_of(value, options.kinds)
+    except DataError as error:
+        where = f"record at position {position}"
+        raise DataError(error.what, where=where, expected=error.expected, fix=error.fix) from error
 
 
 def _largest(values: Floats) -> Floats:

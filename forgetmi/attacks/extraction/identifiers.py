@@ -171,6 +171,10 @@ def identifiers_of(value: Any, kinds: Iterable[str] = KINDS) -> list[Span]:
     """
     if isinstance(value, str):
         text, prompt, named = str(value), "", None
+    elif not isinstance(value, Mapping) or not all(isinstance(value.get(key), str) for key in ("prompt", "answer")):
+        raise DataError(
+            f"a text was given as {type(value).__name__}", expected='a string, or {"prompt": ..., "answer": ...}'
+        )
     else:
         text, prompt, named = value["answer"], value["prompt"], value.get("identifiers")
     spans = find_identifiers(text, kinds) if named is None else _named(named, text)

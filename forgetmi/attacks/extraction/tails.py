@@ -76,10 +76,11 @@ def _read(model: nn.Module, ids: Sequence[int], device: torch.device) -> Any:
     """Keys and values of a text, or ``None`` where the model's cache cannot be repeated for many rows."""
     if not isinstance(model, CausalLM):
         return None
-    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicCache, DynamicLayer
 
     cache = model.lm(input_ids=torch.tensor([list(ids)], device=device), use_cache=True).get("past_key_values")
-    return cache if isinstance(cache, DynamicCache) and not any(cache.is_sliding) else None
+    plain = isinstance(cache, DynamicCache) and all(type(layer) is DynamicLayer for layer in cache.layers)
+    return cache if plain else None
 
 
 def _logits(model: nn.Module, cache: Any, n_read: int, ids: Tensor) -> Any:

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 
 from forgetmi.attacks.extraction.asking import Secret, cut_answer, cut_as_asked, judge, secret_of, split_text, write
-from forgetmi.attacks.extraction.identifiers import KINDS
+from forgetmi.attacks.extraction.contests import build_contests
+from forgetmi.attacks.extraction.identifiers import KINDS, identifiers_of
 from forgetmi.attacks.extraction.templates import PLAIN, Template, chosen_templates, read_templates, shipped_templates
 from forgetmi.errors import ConfigError, DataError
 from forgetmi.metrics.generation import Decoding, prompts_of
-from tests.attacks.extraction.models import dialogue, small_gpt
+from forgetmi.modalities.dialogue import DialogueModality
+from forgetmi.modalities.lm_tokenizer import LMTokenizer
+from tests.attacks.extraction.models import END, dialogue, letter_tokenizer, small_gpt
 
 VALUE = {"prompt": "Ann {x}", "answer": "MRN 004312."}
 
@@ -41,6 +44,26 @@ def test_a_template_wraps_a_prompt_and_begins_an_answer() -> None:
     assert (said(modality, cut.before), said(modality, cut.after)) == ("Ann {x}\nIt reads:", " MRN 004312.")
     plain = cut_as_asked(modality, VALUE, Template(PLAIN, "{prompt}"), 20)
     assert plain == cut_answer(modality, VALUE)
+
+
+CHAT = (
+    "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}<|end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+
+
+def test_a_chat_template_is_asked_as_it_asks() -> None:
+    plain = letter_tokenizer()
+    modality = DialogueModality(LMTokenizer(plain.backend, END, template=CHAT))
+    cut = cut_answer(modality, VALUE)
+    assert (said(modality, cut.before), said(modality, cut.after)) == ("[user] Ann {x}\n[assistant] ", "MRN 004312.")
+    assert list(cut.before) == prompts_of(modality, [VALUE])[0]
+    begun = cut_as_asked(modality, VALUE, Template("t", "Of {prompt}", answer="So:"), 20)
+    assert said(modality, begun.before) == "[user] Of Ann {x}\n[assistant] So:"
+    assert said(modality, begun.after) == " MRN 004312."
+    ((contest,), _) = build_contests(modality, [VALUE], [identifiers_of(VALUE)], {}, count=9, seed=0)
+    assert said(modality, contest.shared).startswith("[user] Ann {x}\n[assistant] MRN ")
+    assert said(modality, contest.shared + contest.tails[0]) == "[user] Ann {x}\n[assistant] MRN 004312"
 
 
 def test_a_plain_text_is_asked_for_by_its_opening() -> None:

@@ -13,7 +13,7 @@ from forgetmi.attacks.extraction.asking import Cut, cut_answer
 from forgetmi.attacks.extraction.attack import extraction_attack, plan_extraction
 from forgetmi.attacks.extraction.options import ExtractionOptions
 from forgetmi.attacks.extraction.prefix import likeliest, prefix_lengths, prefix_measures, verbatim_run
-from forgetmi.errors import AuditError, ConfigError, ModelError
+from forgetmi.errors import AuditError, ConfigError, DataError, ModelError
 from forgetmi.metrics.memorisation import greedy_answers, matching_share
 from forgetmi.models.output import ModelOutput
 from forgetmi.options import build_options
@@ -164,6 +164,10 @@ def test_models_that_write_nothing(plan) -> None:
     assert found.measures["exposure"].values.tolist() == [0.0, 0.0]
     with pytest.raises(AuditError):
         plan_extraction(dialogue(), [], OPTIONS, seed=0)
+    for wrong in (None, {**notes(OTHERS)[0], "identifiers": [{"text": "Jo Kowalski", "kind": "name"}]}):
+        with pytest.raises(DataError, match="position 1") as caught:
+            plan_extraction(dialogue(), [notes(OTHERS)[0], wrong], OPTIONS, seed=0)
+        assert "Kowalski" not in str(caught.value)
 
 
 def test_options_are_checked_all_at_once() -> None:

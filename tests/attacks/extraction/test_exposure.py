@@ -60,12 +60,12 @@ def test_chance_is_the_mean_over_everybody_who_could_be_meant() -> None:
     def taste(text: str) -> list[float]:
         return np.random.default_rng(zlib.crc32(text[-4:].encode())).normal(size=97).tolist()
 
-    values = [record("a", f"{n:02d}") for n in range(100)]
-    contests, _ = contests_of(values)
-    found = exposures(Table(taste), contests, 100, device=CPU)
-    assert sorted(found.rank.tolist()) == list(range(1, 101))
-    by_hand = np.mean([np.log2(100 / rank) for rank in range(1, 101)])
-    assert chance_bits(np.array([100]))[0] == pytest.approx(by_hand)
+    values = [record("a", str(n)) for n in range(10)]
+    contests, _ = contests_of(values, {"code": IdentifierFormat(pattern="{1d}")})
+    found = exposures(Table(taste), contests, 10, device=CPU)
+    assert sorted(found.rank.tolist()) == list(range(1, 11))
+    by_hand = np.mean([np.log2(10 / rank) for rank in range(1, 11)])
+    assert chance_bits(np.array([10]))[0] == pytest.approx(by_hand)
     assert found.bits.mean() == pytest.approx(by_hand)
     assert chance_bits(np.array([10**9]))[0] == pytest.approx(np.log2(np.e), abs=1e-6)
 
@@ -180,11 +180,11 @@ def test_batches_and_seeds(trained) -> None:
     contests, _ = contests_of(values, {}, count=50)
     assert contests == contests_of(values, {}, count=50)[0]
     assert contests != contests_of(values, {}, count=50, seed=1)[0]
+    contests = contests[:3] + contests[-3:]
     once = exposures(trained, contests, 6, device=CPU, batch_size=1)
-    for size in (7,):
-        again = exposures(trained, contests, 6, device=CPU, batch_size=size)
-        assert again.rank.tolist() == once.rank.tolist()
-        assert again.extrapolated == pytest.approx(once.extrapolated, abs=1e-3)
+    again = exposures(trained, contests, 6, device=CPU, batch_size=7)
+    assert again.rank.tolist() == once.rank.tolist()
+    assert again.extrapolated == pytest.approx(once.extrapolated, abs=1e-3)
     few = tail_nll(trained, contests[0].shared, contests[0].tails, device=CPU, max_logits=1)
     assert few == pytest.approx(tail_nll(trained, contests[0].shared, contests[0].tails, device=CPU), abs=1e-4)
 
@@ -207,6 +207,17 @@ def test_what_has_no_contest_is_counted() -> None:
     assert len(text) == 2
     with pytest.raises(AuditError, match="no identifier"):
         exposures(small_gpt(), [], 1, device=CPU)
+
+
+def test_days_compete_with_the_days_that_these_records_span() -> None:
+    values = [{"prompt": "p", "answer": f"Born {day}."} for day in ("2000-02-27", "2000-03-02", "29.02.2000")]
+    contests, without = contests_of(values, {})
+    tail = "27", "28", "29", "01", "02"
+    modality = dialogue()
+    (first, last) = contests
+    assert {modality.tokenizer.decode(list(text))[-2:] for text in first.tails} == set(tail)
+    assert (first.size, first.exact, last.size) == (5, True, 5)
+    assert without == {"no format is known for its kind": 1}  # written otherwise, and alone
 
 
 def test_names_of_different_lengths_compete_whole() -> None:
