@@ -15,6 +15,13 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 
+LANGUAGE = {
+    "extraction": {"parts": ["exposure", "templates", "samples"], "samples": 5, "leak_at": [1, 5]},
+    "relearning": {"n_records": 9, "steps": [0, 5, 20], "fit": {"lr": 1e-3, "batch_size": 9}},
+}
+"""What the models are asked beside the defaults; records stand three times in the data, so 9 of them are 3 patients."""
+
+
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line, read."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -90,7 +97,7 @@ def prepare(args: argparse.Namespace) -> Path:
         },
         "training": {"epochs": size.epochs, "batch_size": 16, "lr": lr, "schedule": "linear", "warmup": 0.05},
         "unlearning": {"method": args.method, **chosen[0]},
-        "audit": {"retrains": size.retrains, "workers": 1 if args.quick else 2, "language": {"samples": 10}},
+        "audit": {"retrains": size.retrains, "workers": 1 if args.quick else 2, "language": LANGUAGE},
         "run": {"folder": "run", "seed": args.seed, "device": args.device, "threads": 1},
     }  # fmt: skip
     path: Path = args.out / "run.yaml"

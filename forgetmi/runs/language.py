@@ -10,6 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
+from forgetmi.attacks.extraction.attack import ExtractionPlan, plan_extraction
+from forgetmi.attacks.hierarchical import HierarchicalPlan, plan_hierarchy
+from forgetmi.attacks.hierarchical_context import NOTHING
 from forgetmi.attacks.membership.language_signals import (
     TOKEN_SIGNALS,
     LanguageSignalOptions,
@@ -19,6 +22,7 @@ from forgetmi.attacks.membership.language_signals import (
 from forgetmi.attacks.membership.perturbations import WordLaw
 from forgetmi.attacks.membership.result import LANGUAGE_SIGNALS
 from forgetmi.attacks.quantisation import QUANTISERS
+from forgetmi.attacks.relearning import relearn
 from forgetmi.audit.probes import Probe
 from forgetmi.errors import AuditError
 from forgetmi.metrics.generation import Decoding
@@ -32,6 +36,7 @@ from forgetmi.partition import PARTS
 from forgetmi.runs.prepare import Prepared
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.seeds import derive_seed, numpy_generator
+from forgetmi.training.trainer import Trainer
 
 LABELS = {
     "extraction_strength": "share of an answer, at its end, that it would write itself",
@@ -45,7 +50,16 @@ LABELS = {
     "test_n_gram_entropy": "richness of what it writes (entropy of word pairs and triples, bits)",
     "test_repetition_4": "share of what it writes that it wrote before (loops)",
 }
-JUDGED = ("extraction_strength", "answer_rougeL_recall", "continuation_rougeL_f1")
+JUDGED = ("extraction_strength", "template_best_answer", "template_best_identifiers")
+"""Of what the audit asks for in other words, the most that any of them brings out."""
+EXPOSURES = {
+    "exposure": "bits by which a true identifier is ranked above made-up ones",
+    "identifier_first": "share of identifiers that it holds likelier than every made-up one",
+}
+HIERARCHY = {
+    "rouge": "share of what is asked for in what it writes (ROUGE-L)",
+    "identifiers": "share of identifiers in what it writes",
+}
 ASKED = ("forget", "test")
 """Parts of which some records are asked for an answer."""
 
@@ -73,7 +87,15 @@ class LanguageAudit:
         """(part to signals [N] for the attacks, probes) of a model, which is left as it is."""
         tokens = {part: self._tokens(model, part) for part in PARTS}
         parts = {part: self._signals(model, part, tokens[part]) for part in PARTS}
-        return parts, [*self._memorised(tokens["forget"]), *self._written(model), *self._quantised(model)]
+        probes = [
+            *self._memorised(tokens["forget"]),
+            *self._written(model),
+            *self._extracted(model),
+            *self._quantised(model),
+            *self._relearned(model),
+            *self._surrounded(model),
+        ]
+        return parts, probes
 
     def n_tokens(self, part: str) -> Ints:
         """Answer tokens of each record of a part [N], as every model must have scored them."""
@@ -81,15 +103,15 @@ class LanguageAudit:
         return np.concatenate([mask.numpy() for mask in masks])
 
     def _drawn(self, part: str) -> Ints:
-        """Places, within a part, of the records that are asked: whole patients in random order, up to ``records``."""
+        """Places, within a part, of the records that are asked: one of every patient before a second of anybody."""
         dataset, indices = self.prepared.dataset, self.prepared.partition.indices(part)
         by_patient: dict[str, list[int]] = {}
         for place, index in enumerate(indices):
             by_patient.setdefault(dataset[index].patient_id, []).append(place)
         pool = sorted(by_patient, key=self.prepared.pseudonym)
         order = numpy_generator(self.seed, "asked", part).permutation(len(pool))
-        places = [place for position in order for place in by_patient[pool[position]]]
-        return np.sort(np.array(places[: self.options.records], dtype=np.int64))
+        ranked = [(rank, n, place) for n, at in enumerate(order) for rank, place in enumerate(by_patient[pool[at]])]
+        return np.sort(np.array([place for *_, place in sorted(ranked)][: self.options.records], dtype=np.int64))
 
     def _batches(self, part: str) -> Any:
         indices = self.prepared.partition.indices(part)
@@ -155,6 +177,54 @@ class LanguageAudit:
                     made.append(Probe(name, "extraction", label, own, part, judged=name in JUDGED))
         return made
 
+    @cached_property
+    def _asking(self) -> ExtractionPlan | None:
+        """How the forgotten records are asked for: in other words, many times, from their beginning."""
+        options = self.options.extraction
+        parts = () if options is None else tuple(part for part in options.parts if part != "exposure")
+        if options is None or not parts or not self.options.records:
+            return None
+        return plan_extraction(self.modality, self._values("forget"), replace(options, parts=parts), seed=self.seed)
+
+    @cached_property
+    def _identifiers(self) -> ExtractionPlan | None:
+        """Identifiers of the forgotten and of test patients, each among made-up ones of its form."""
+        options = self.options.extraction
+        if options is None or "exposure" not in options.parts or not self.options.records:
+            return None
+        values = [value for part in ASKED for value in self._values(part)]
+        return plan_extraction(self.modality, values, replace(options, parts=("exposure",)), seed=self.seed)
+
+    def _extracted(self, model: CausalLM) -> list[Probe]:
+        made, settings = [], {"device": self.device, "batch_size": self.options.batch_size}
+        if self._identifiers is not None:
+            found = self._identifiers.attack(model, self.task, **settings).measures
+            n = len(self.asked["forget"])
+            for name in EXPOSURES:
+                if name in found:
+                    own, others = (
+                        replace(found[name], values=found[name].values[rows]) for rows in (slice(n), slice(n, None))
+                    )
+                    label = f"AUC of the identifiers of the forgotten: {EXPOSURES[name]}"
+                    made.append(
+                        Probe(
+                            f"{name}_auc_of_identifiers",
+                            "extraction",
+                            label,
+                            self._placed(own, "forget"),
+                            outsiders=self._placed(others, "test"),
+                            judged=name == "exposure",
+                        )
+                    )
+                    label = f"Forgotten records: {EXPOSURES[name]}"
+                    made.append(Probe(name, "extraction", label, self._placed(own, "forget")))
+        if self._asking is not None:
+            found = self._asking.attack(model, self.task, **settings).measures
+            for name, metric in found.items():
+                label = f"Forgotten records: {asked_label(name)}"
+                made.append(Probe(name, "extraction", label, self._placed(metric, "forget"), judged=name in JUDGED))
+        return made
+
     def _quantised(self, model: CausalLM) -> list[Probe]:
         found = []
         for name in self.options.quantisers:
@@ -176,8 +246,84 @@ class LanguageAudit:
             del copy
         return found
 
+    def _relearned(self, model: CausalLM) -> list[Probe]:
+        options = self.options.relearning
+        if options is None:
+            return []
+        partition, loader = self.prepared.partition, self.prepared.scoring_loader("forget")
+        trainer = Trainer(device=str(self.device), progress=False)
+        result = relearn(
+            {"it": model}, self.task, loader, partition.forget, options=options, trainer=trainer, seed=self.seed
+        )
+        curve = result.curves["it"]
+        places = {index: place for place, index in enumerate(partition.forget)}
+        rows = [places[index] for index in result.rest]
+        made = []
+        for number, step in enumerate(options.steps):
+            values = np.full(len(partition.forget), np.nan)
+            definition, missing = "probability of a token", "it was taught"
+            if number < len(curve.rest):
+                values[rows] = curve.rest[number].values
+                definition = curve.rest[number].definition
+            else:
+                missing = curve.stopped or missing
+            metric = PerExample(
+                f"relearned_{step}",
+                values,
+                "remembers_above",
+                "The mean probability of a token of the records that were not taught is {value:.3f}.",
+                definition=f"{definition}; after {step} steps on {len(result.taught)} other forgotten records",
+                missing=missing,
+            )
+            label = (
+                f"Other forgotten records: probability of a token after {step} steps on {len(result.taught)} of them"
+            )
+            last = step == options.steps[-1]
+            made.append(Probe(f"relearned_{step}", "relearning", label, metric, judged=last))
+        return made
+
+    @cached_property
+    def _levels(self) -> HierarchicalPlan | None:
+        if self.options.hierarchy is None or not self.options.records:
+            return None
+        indices = [self.prepared.partition.indices("forget")[place] for place in self.asked["forget"]]
+        loader = self.prepared.scoring_loader("forget")
+        return plan_hierarchy(loader, self.task.modality, indices, self.options.hierarchy)
+
+    def _surrounded(self, model: CausalLM) -> list[Probe]:
+        if self._levels is None:
+            return []
+        found = self._levels.attack(model, self.task, device=self.device, batch_size=self.options.batch_size)
+        made = []
+        for level in found.levels:
+            for what, words in HIERARCHY.items():
+                metric = found.measures.get(f"hierarchy_{level}_{what}")
+                if metric is not None:
+                    told = "nothing told" if level == NOTHING else f"told up to “{level}”"
+                    label = f"Forgotten records, {told}: {words}"
+                    made.append(Probe(metric.name, "hierarchical", label, self._placed(metric, "forget")))
+        return made
+
+    def _values(self, part: str) -> list[Any]:
+        """Values of the asked records of a part."""
+        loader, indices = self.prepared.scoring_loader(part), self.prepared.partition.indices(part)
+        return [loader.record(indices[place]).value(self.task.modality) for place in self.asked[part]]
+
     def _placed(self, found: PerExample, part: str) -> PerExample:
         """Values of the asked records among all of the part's; the others have none."""
         values = np.full(len(self.prepared.partition.indices(part)), np.nan)
         values[self.asked[part]] = found.values
         return replace(found, values=values, missing=f"it was not asked, or {found.missing}")
+
+
+def asked_label(name: str) -> str:
+    """A measure of the extraction attack in plain words."""
+    kind, _, rest = name.partition("_")
+    secret = "identifiers" if name.endswith("identifiers") else "the answer (ROUGE-L)"
+    if kind == "template":
+        way = rest.rpartition("_")[0].replace("_", " ")
+        how = {"plain": "asked plainly", "best": "asked in the best way of all"}.get(way, f"asked by “{way}”")
+        return f"share of {secret} that it writes, {how}"
+    if kind == "leak":
+        return f"share of {secret} in the best of {rest.split('_')[1]} samples"
+    return name.replace("_", " ")

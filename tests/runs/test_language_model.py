@@ -88,7 +88,7 @@ def audited(tmp_path_factory):
     audit = {
         "retrains": 2,
         "n_bootstrap": 200,
-        "language": {"quantisers": ["int4"], "relearn_steps": [2], "records": 6},
+        "language": {"quantisers": ["int4"], "relearning": {"steps": [0, 2], "n_records": 2}, "records": 6},
     }
     config = load_config(settings(write_notes(folder), audit=audit))
     result = pipeline.run(config, progress=False)
@@ -142,11 +142,24 @@ def test_shadow_models_of_a_language_model_are_refused_before_anything_is_traine
 
 
 def test_all_that_is_wrong_with_the_questions_is_said_at_once(tmp_path):
-    language = {"quantisers": ["int5"], "min_k": 0, "relearn_steps": [5, 2], "alternatives": 1, "control": []}
+    language = {
+        "quantisers": ["int5"],
+        "min_k": 0,
+        "relearning": {"steps": [5, 2]},
+        "extraction": {"alternatives": 0},
+        "control": [],
+    }
     with pytest.raises(ConfigError) as caught:
         load_config(settings(write_notes(tmp_path), audit={"language": language}))
     said = str(caught.value)
-    for words in ("int5", "min_k", "relearn_steps", "alternatives", "unknown option 'control'", "audit.language"):
+    for words in (
+        "int5",
+        "min_k",
+        "audit.language.relearning: steps must rise",
+        "alternatives",
+        "unknown option 'control'",
+        "audit.language",
+    ):
         assert words in said
 
 
