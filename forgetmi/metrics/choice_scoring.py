@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from forgetmi.batch import Batch
+from forgetmi.data_adapters.wmdp import LETTERS
 from forgetmi.errors import ConfigError, DataError, ModelError
 from forgetmi.metrics.generation import prompt_tokens
-from forgetmi.metrics.multiple_choice import LETTERS, Asking, Choices, Question
+from forgetmi.metrics.multiple_choice import Asking, Choices, Question
 from forgetmi.metrics.roc import Floats
 from forgetmi.metrics.shared_prefix import SharedPrefixTask, can_share, score_examples
 from forgetmi.metrics.token_signals import TokenSignals

@@ -9,7 +9,7 @@ import numpy as np
 from forgetmi.errors import DataError
 from forgetmi.metrics.choice_scoring import score_values
 from forgetmi.metrics.generation import Decoding, continue_texts, prompt_tokens
-from forgetmi.metrics.lume import AWARD_GATE, LossAttack, LumeScore, TaskScores, loss_attack, score_outputs
+from forgetmi.metrics.lume import AWARD_GATE, LossAttack, LumeScore, TaskScores, form_of, loss_attack, score_outputs
 from forgetmi.metrics.roc import Floats
 from forgetmi.metrics.token_signals import likelihood
 from forgetmi.modalities.lm_tokenizer import LMTokenizer
@@ -86,6 +86,8 @@ def write_outputs(
     records = [dataset[i] for i in (range(len(dataset)) if indices is None else indices)]
     if any(not {"form", "task", "source_split"} <= set(record.attributes) for record in records):
         raise DataError(f"the records of {dataset.name} are no rows of LUME's tasks", fix="use the adapter lume")
+    for record in records:
+        form_of(record.sample_id)  # an id that is none is said before anything is written
     values = [record.value("dialogue") for record in records]
     prompts = [value["prompt"] for value in values]
     found = continue_texts(model, tokenizer, prompts, decoding, seed=0, batch_size=batch_size, progress=progress)

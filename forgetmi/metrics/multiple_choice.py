@@ -27,13 +27,13 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from forgetmi.data_adapters.wmdp import LETTERS
 from forgetmi.errors import ConfigError, DataError
 from forgetmi.metrics.figure import Direction, Figure
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.roc import Bools, Floats, Ints
 from forgetmi.records import RecordDataset
 
-LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 HEADER = "The following are multiple choice questions (with answers) about {subject}.\n\n"
 OPEN_HEADER = "The following are questions (with answers) about {subject}.\n\n"
 SUBJECT_WORDS: Mapping[str, str] = {"bio": "biology", "chem": "chemistry", "cyber": "cybersecurity"}

@@ -270,6 +270,17 @@ def test_the_loss_of_a_document_is_that_of_transformers():
         document_nll(random_lm(positions=8), tokenizer, texts)
 
 
+def test_members_are_the_files_members(tmp_path):
+    for kind, word in (("member", "red"), ("nonmember", "blue")):
+        write_lines(tmp_path / f"{kind}.jsonl", [{"document": " ".join([word] * n)} for n in (2, 5, 9)])
+    documents, tokenizer = Lume(tmp_path, part="mia").load(), word_tokenizer()
+    known = attack_documents(constant_lm({"red": 5.0}), tokenizer, documents, RNG(0))
+    assert (known.auc, known.score, known.n_members) == (1.0, 0.0, 3)
+    assert attack_documents(constant_lm({"blue": 5.0}), tokenizer, documents, RNG(0)).auc == 0.0
+    same = attack_documents(constant_lm({}), tokenizer, documents, RNG(0), max_length=3)
+    assert (same.auc, same.score) == (0.5, 1.0)
+
+
 def test_what_is_no_lume_is_refused(folder):
     model, tokenizer = random_lm(), word_tokenizer()
     data, documents = Lume(folder).load(), Lume(folder, part="mia").load()
