@@ -104,7 +104,7 @@ def judge(
         decision=decision,
         summary=wording.summary(decision, outside, informative),
         reasons=tuple(reasons),
-        advice=wording.advice(decision, outside, n_forget_patients, options),
+        advice=wording.advice(decision, outside, headline, n_forget_patients, n_test_patients, options),
         findings=tuple(findings),
         positions={c.key: c.position(c.candidate) for c in criteria},
         informative=informative,

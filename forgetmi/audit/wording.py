@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from forgetmi.audit.criteria import Criterion, Decision, Finding, Kind, Meaning, Reading
 from forgetmi.audit.options import AuditOptions
+from forgetmi.metrics.power import POWER, patients_needed
 
 PLAIN: dict[Meaning, str] = {
     "remembered": "Still remembered",
@@ -57,15 +58,50 @@ def plain_sentence(kind: Kind, meaning: Meaning | None) -> str:
     return SENTENCES.get((kind, meaning), "Too few patients to say.")
 
 
-def advice(decision: Decision, outside: Sequence[Finding], n_forget: int, options: AuditOptions) -> tuple[str, ...]:
+def advice(
+    decision: Decision,
+    outside: Sequence[Finding],
+    headline: Criterion,
+    n_forget: int,
+    n_test: int,
+    options: AuditOptions,
+) -> tuple[str, ...]:
     """What can be done now; nothing after a pass."""
     if decision == "pass":
         return ()
     if decision == "inconclusive":
         few = "" if n_forget >= options.min_patients else " Audit several requests together, if that is allowed."
-        return (f"Do not report this as a success.{few} {_RETRAIN}",)
+        lacking = _more_patients(headline, n_forget, n_test, options)
+        return (f"Do not report this as a success.{few} {_RETRAIN}", *lacking)
     seen = {finding.meaning for finding in outside}
     return tuple(text for meaning, text in _ADVICE.items() if meaning in seen)
+
+
+def _more_patients(headline: Criterion, n_forget: int, n_test: int, options: AuditOptions) -> tuple[str, ...]:
+    """How many patients would tell the original from the retrained models, where this audit did not and has fewer.
+
+    Nothing where the original's value is not above theirs: no number of patients shows what is not there.
+    """
+    found, scope, high = headline.original.value, headline.range, headline.candidate.interval.high
+    if found is None or scope is None or found <= scope[1]:
+        return ()
+    if headline.position(headline.original) == "above" and (high is None or high < found):
+        return ()  # what is lacking is not the precision of the headline
+    tests = max(n_test, options.min_patients)
+    needed = patients_needed(found, n_nonmembers=tests, level=options.level, reference=scope[1])
+    told = (
+        f"An attack that is right in {100 * found:.1f} of 100 pairs, as on the original, is told from the retrained "
+        f"models (at most {100 * scope[1]:.1f}) in {10 * POWER:.0f} of 10 audits"
+    )
+    if needed is None:
+        return (f"{told} by no number of forgotten patients with {tests} test patients: more of those are needed.",)
+    needed = max(needed, options.min_patients)
+    if needed <= n_forget and tests == n_test:
+        return ()  # enough by the formula: the draw was unlucky, or records of a patient say much the same
+    return (
+        f"{told} with about {needed} forgotten and {tests} test patients; this audit has {n_forget} and {n_test}. "
+        "(Estimated from this audit's own figures.)",
+    )
 
 
 def why_pass(headline: Criterion, criteria: Sequence[Criterion], options: AuditOptions) -> list[str]:

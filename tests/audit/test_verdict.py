@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from forgetmi.audit.criteria import Criterion, Reading, as_candidate
 from forgetmi.audit.options import AuditOptions
 from forgetmi.audit.verdict import judge
 from forgetmi.errors import AuditError, ConfigError
+from forgetmi.metrics.delong import delong_interval
 from forgetmi.metrics.intervals import Interval
 
 OPTIONS = AuditOptions()
@@ -113,6 +116,56 @@ def test_an_interval_that_reaches_the_original_too_is_inconclusive():
     result = verdict(figures(auc=0.61, original=0.70))
     assert result.decision == "inconclusive"
     assert "Too imprecise" in result.reasons[0]
+
+
+@pytest.mark.parametrize(
+    ("figure", "n_forget", "n_test", "said"),
+    [
+        # 12 ((.70 - .54) / 2.8015852)^2 = .039139; (600 + 1) / (600 * .039139 - 1) = 26.7
+        ({"auc": 0.61}, 20, 600, "with about 27 forgotten and 600 test patients; this audit has 20 and 600"),
+        # .0219902 with .66: 601 / 12.19 = 49.3; the original is above, the candidate's interval reaches it
+        ({"original": 0.66}, 49, 600, "right in 66.0 of 100 pairs"),
+        ({"original": 0.66}, 49, 600, "retrained models (at most 54.0) in 8 of 10 audits with about 50 forgotten"),
+        # the original is not above; .62: .0097851, and 30 * .0097851 < 1; 601 / (600 * .0097851 - 1) = 123.4
+        ({"original": 0.62}, 30, 30, "by no number of forgotten patients with 30 test patients: more of those"),
+        ({"original": 0.62}, 30, 600, "with about 124 forgotten and 600"),
+        # 12 ((.95 - .54) / 2.8015852)^2 = .25700; 601 / 153.2 = 3.9, but fewer than 10 never pass
+        ({"original": 0.95, "auc": 0.54, "half": 0.45}, 5, 600, "with about 10 forgotten"),
+        # and never fewer than 10 test patients
+        ({"original": 0.95, "auc": 0.54, "half": 0.45}, 30, 9, "and 10 test patients; this audit has 30 and 9"),
+    ],
+)
+def test_the_patients_that_an_inconclusive_audit_lacks(figure, n_forget, n_test, said):
+    result = verdict(figures(**{"auc": 0.58, **figure}), n_forget=n_forget, n_test=n_test)
+    assert result.decision == "inconclusive"
+    assert len(result.advice) == 2
+    assert said in result.advice[1]
+
+
+@pytest.mark.parametrize(
+    ("figure", "n_forget"),
+    [
+        ({"auc": 0.61}, 27),  # as many as the formula asks for
+        ({"original": 0.54}, 30),  # the original shows nothing, whatever the number
+        ({"original": 0.50}, 30),
+        ({}, 9),  # told apart by the headline: only the smallest number is lacking
+    ],
+)
+def test_no_number_of_patients_where_their_number_is_not_what_lacks(figure, n_forget):
+    result = verdict(figures(**figure), n_forget=n_forget)
+    assert result.decision == "inconclusive"
+    assert len(result.advice) == 1
+
+
+def test_with_so_many_patients_the_original_is_told_from_the_retrained_models():
+    """The promise of the advice: the original's interval lies above their range in about 8 of 10 audits or more."""
+    rng = np.random.default_rng(0)
+    result = verdict(figures(original=0.62), n_forget=30, n_test=200)
+    needed = int(result.advice[1].split("with about ")[1].split()[0])
+    member = np.arange(needed + 200) < needed
+    shift = np.sqrt(2) * stats.norm.ppf(0.62)
+    told = [delong_interval(rng.normal(size=member.size) + shift * member, member).low > 0.54 for _ in range(400)]
+    assert np.mean(told) == pytest.approx(0.8, abs=0.06)
 
 
 def test_held_out_retrained_models_pass():
