@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
-from forgetmi.attacks import gradient_norms as module
-from forgetmi.attacks.gradient_norms import GradientOptions, gradient_norms, mean_losses
+from forgetmi.attacks import record_gradients
+from forgetmi.attacks.gradient_norms import GradientOptions, gradient_norms
+from forgetmi.attacks.record_gradients import mean_losses
 from forgetmi.errors import ConfigError, ModelError
 from forgetmi.models.lora import LoraOptions
 from forgetmi.tasks.causal_lm import CausalLMTask
@@ -58,14 +59,21 @@ def test_agrees_with_one_backward_pass_a_record(kind, p, aggregate):
 def test_a_language_model_is_done_a_batch_at_a_time(monkeypatch):
     """Its two embeddings share one weight, its positions are the same for all records, its head sees answers only."""
     asked = []
-    real = module._alone
-    monkeypatch.setattr(module, "_alone", lambda *args: asked.append(1) or real(*args))
+    real = record_gradients.norms_of_one
+    monkeypatch.setattr(record_gradients, "norms_of_one", lambda *args: asked.append(1) or real(*args))
     for model in (CASES["language"].model, tiny_causal_lm().eval()):
         asked.clear()
         found = norms(CASES["language"], size=7, model=model)
         assert len(asked) == 2  # of 14 records in two batches
         expected = brute(model, CASES["language"].task, CASES["language"].loader, INDICES)
         np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+def test_classifiers_whose_records_lack_nothing():
+    case = CASES["classifier"]
+    whole = [n for n in range(24) if n % 7 != 3 and n % 5 != 2]
+    expected = brute(case.model, case.task, case.loader, whole)
+    np.testing.assert_allclose(norms(case, indices=whole, size=len(whole)), expected, rtol=2e-5)
 
 
 @pytest.mark.parametrize("kind", CASES)

@@ -10,13 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from forgetmi.attacks.relearning import (
-    Curve,
-    RelearningOptions,
-    RelearningResult,
-    choose_records,
-    relearn,
-)
+from forgetmi.attacks.relearning import choose_records, relearn
+from forgetmi.attacks.relearning_result import Curve, RelearningOptions, RelearningResult
 from forgetmi.errors import AuditError, ConfigError, ModelError
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.models.lora import LoraOptions
