@@ -136,7 +136,8 @@ class AWQ:
         from torchao.quantization.transform_module import _QUANTIZE_CONFIG_HANDLER as HANDLERS
         from torchao.utils import DummyModule
 
-        settings = IntxWeightOnlyConfig(weight_dtype=torch.int4, granularity=PerGroup(self.group_size))
+        four_bits = torch.int4  # type: ignore[attr-defined]  # torch's stubs lack it
+        settings = IntxWeightOnlyConfig(weight_dtype=four_bits, granularity=PerGroup(self.group_size))
         observer = AWQObserver(rows.contiguous(), None, settings, self.candidates)
         with torch.no_grad():
             observer(inputs, inputs)  # it looks at inputs only
@@ -151,9 +152,9 @@ def linear_layers_only(model: nn.Module) -> None:
     for name, module in list(model.named_modules()):
         if is_conv1d(module):
             weight: Any = module.weight
-            layer = nn.Linear(*weight.shape, device="meta", dtype=weight.dtype)
+            layer: Any = nn.Linear(weight.shape[0], weight.shape[1], device="meta", dtype=weight.dtype)
             layer.weight = nn.Parameter(weight.detach().T.contiguous(), requires_grad=False)
-            layer.bias = module.bias  # type: ignore[assignment]
+            layer.bias = module.bias
             parent, _, attribute = name.rpartition(".")
             setattr(model.get_submodule(parent), attribute, layer.train(module.training))
 

@@ -154,7 +154,8 @@ def _weights(module: nn.Module, selection: Selection) -> Iterator[tuple[str, nn.
 
 
 def _output_embeddings(model: nn.Module) -> set[nn.Module]:
-    found = (module.get_output_embeddings() for module in model.modules() if hasattr(module, "get_output_embeddings"))
+    owners: list[Any] = [module for module in model.modules() if hasattr(module, "get_output_embeddings")]
+    found = (owner.get_output_embeddings() for owner in owners)
     return {module for module in found if isinstance(module, nn.Module)}
 
 

@@ -161,3 +161,13 @@ def test_labels_say_the_options() -> None:
     assert Int8().label == "int8, channel"
     assert QUANTISERS["nf4"]().label == "nf4"
     assert QUANTISERS["fp4"](block=128, double=True).label == "fp4, block of 128, double"
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", ["nf4", "fp4"])
+def test_bitsandbytes_rounds_on_a_gpu_as_we_do(name) -> None:
+    pytest.importorskip("bitsandbytes")
+    model = tiny_gpt2()
+    there = QUANTISERS[name]().quantised(copy.deepcopy(model).cuda()).state_dict()
+    here = QUANTISERS[name]().quantised(model).state_dict()
+    assert all(torch.equal(there[key].cpu(), tensor) for key, tensor in here.items())
