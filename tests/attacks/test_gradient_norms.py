@@ -14,6 +14,7 @@ from forgetmi.attacks import record_gradients
 from forgetmi.attacks.gradient_norms import GradientOptions, gradient_norms
 from forgetmi.attacks.record_gradients import mean_losses
 from forgetmi.errors import ConfigError, ModelError
+from forgetmi.models.causal_lm import build_causal_lm
 from forgetmi.models.lora import LoraOptions
 from forgetmi.tasks.causal_lm import CausalLMTask
 from tests.attacks.published_lm import TOKENS, published_batches, published_model, scores
@@ -67,6 +68,22 @@ def test_a_language_model_is_done_a_batch_at_a_time(monkeypatch):
         assert len(asked) == 2  # of 14 records in two batches
         expected = brute(model, CASES["language"].task, CASES["language"].loader, INDICES)
         np.testing.assert_allclose(found, expected, rtol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "followed"), [("llama", {"packing": True}, True), ("gemma2", {}, True), ("mixtral", {}, False)]
+)
+def test_other_language_models(kind, settings, followed, monkeypatch):
+    """Norms without a bias, embeddings that are scaled, several texts in a row, experts that see some tokens only."""
+    sizes = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2, "head_dim": 8,
+             "num_attention_heads": 2, "num_key_value_heads": 1, "max_position_embeddings": 32}  # fmt: skip
+    experts = {"num_local_experts": 4} if kind == "mixtral" else {}
+    model = build_causal_lm({"config": {"model_type": kind, **sizes, **experts}, **settings}, 0).eval()
+    case, asked, real = CASES["language"], [], record_gradients.norms_of_one
+    monkeypatch.setattr(record_gradients, "norms_of_one", lambda *args: asked.append(1) or real(*args))
+    expected = brute(model, case.task, case.loader, INDICES)
+    np.testing.assert_allclose(norms(case, model=model, size=14), expected, rtol=2e-5)
+    assert len(asked) == followed
 
 
 def test_classifiers_whose_records_lack_nothing():
