@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from forgetmi.errors import ConfigError, ModelError
 from forgetmi.models.lora import LoraOptions, add_lora, copy_sharing, lora_layers, remove_lora
-from forgetmi.models.packing import pack_texts
+from forgetmi.models.ragged import shape_of, spread, use_ragged
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 Tuning = Literal["full", "lora", "qlora"]
@@ -36,7 +37,8 @@ class CausalLMConfig:
         dtype: of the weights. Adapters are kept in float32.
         gradient_checkpointing: activations are computed again for the gradient instead of being kept: less memory,
             about a third more time.
-        packing: several short sequences share a row, each seeing only itself, so that no time is spent on padding.
+        packing: the sequences of a batch stand one behind the other in a single row, each seeing only itself, so that
+            no time and no memory is spent on padding, except within attention.
     """
 
     path: Path | None = None
@@ -87,10 +89,12 @@ class CausalLM(nn.Module):
         self.lm = lm
         self.settings = settings
         self._splits: bool | None = None
+        self._ahead: dict[int, Tensor] = {}
         if settings.gradient_checkpointing:
             old = self.lm.gradient_checkpointing_enable  # what older versions call it
             getattr(self.lm, "activation_checkpointing_enable", old)({"use_reentrant": False})
         if settings.packing:
+            use_ragged(self.lm)
             self._check_packing()
 
     @property
@@ -116,6 +120,8 @@ class CausalLM(nn.Module):
         """Last hidden states [B, T, D], of which :meth:`read` makes logits; ``None`` where a model has no halves."""
         if not self.splits:
             return None
+        if (ready := self._ahead.pop(id(input_ids), None)) is not None:
+            return ready
         if self.settings.packing and not inputs and (packed := self._packed(input_ids, attention_mask)) is not None:
             return packed
         return self._states(input_ids, attention_mask, **inputs)
@@ -124,11 +130,27 @@ class CausalLM(nn.Module):
         """Logits [..., V] of hidden states [..., D]."""
         config = self.lm.config.get_text_config()
         logits = self.lm.get_output_embeddings()(hidden)
-        logits = (
-            logits * getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)
-        )  # Cohere; Granite
+        scale = getattr(config, "logit_scale", 1.0) / getattr(config, "logits_scaling", 1.0)  # Cohere; Granite
+        if scale != 1.0:  # two passes over all logits
+            logits = logits * scale
         cap = getattr(config, "final_logit_softcapping", None)  # Gemma
         return logits if cap is None else cap * torch.tanh(logits / cap)
+
+    @contextmanager
+    def together(self, texts: Sequence[tuple[Tensor, Tensor]]) -> Iterator[None]:
+        """In this block, :meth:`hidden` of these batches gives, once each, what one pass over all of them has found.
+
+        Args:
+            texts: ids and mask [B, T] of each, as :meth:`hidden` will be given them. They are passed one by one where
+                the model is not set to packing, or one of them is not padded on the right.
+        """
+        if self.settings.packing and self.splits and len(texts) > 1 and all(_on_the_right(mask) for _, mask in texts):
+            states = self._in_a_row(texts)
+            self._ahead = {id(ids): found for (ids, _), found in zip(texts, states, strict=True)}
+        try:
+            yield
+        finally:
+            self._ahead = {}
 
     @property
     def splits(self) -> bool:
@@ -199,20 +221,21 @@ class CausalLM(nn.Module):
         return states
 
     def _packed(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor | None:
-        packing = pack_texts(attention_mask)
-        if packing is None:
+        """The states of texts that are padded on the right, from a row without padding; ``None`` for other texts."""
+        if bool(attention_mask.all()) or not _on_the_right(attention_mask):
             return None
-        length = packing.source.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=input_ids.device).tril()
-        dtype = self.lm.get_input_embeddings().weight.dtype
-        if torch.is_autocast_enabled(input_ids.device.type):
-            dtype = torch.get_autocast_dtype(input_ids.device.type)
-        blocked = torch.zeros(packing.attention.shape, dtype=dtype, device=input_ids.device)
-        blocked.masked_fill_(~(packing.attention & causal), torch.finfo(dtype).min)
-        states = self._states(packing.take(input_ids), blocked, position_ids=packing.positions).flatten(0, 1)
-        there = attention_mask.bool()
-        places = packing.first[:, None] + torch.arange(input_ids.shape[1], device=input_ids.device)
-        return states[places.masked_fill(~there, 0)].masked_fill(~there[..., None], 0.0)
+        return self._in_a_row([(input_ids, attention_mask)])[0]
+
+    def _in_a_row(self, texts: Sequence[tuple[Tensor, Tensor]]) -> list[Tensor]:
+        """States [B, T, D] of several batches of texts (ids and mask [B, T]) from one pass; zero at padding."""
+        masks = [mask.bool() for _, mask in texts]
+        width = max(mask.shape[1] for mask in masks)
+        there = torch.cat([F.pad(mask, (0, width - mask.shape[1])) for mask in masks])
+        ids = torch.cat([ids[mask] for (ids, _), mask in zip(texts, masks, strict=True)])
+        places = torch.arange(width, device=ids.device).expand_as(there)[there]
+        row = self._states(ids[None], shape_of(there), position_ids=places[None])[0]
+        parts = row.split([int(mask.sum()) for mask in masks])
+        return [spread(part, mask) for part, mask in zip(parts, masks, strict=True)]
 
     def _check_packing(self) -> None:
         """Refuse a model in which a token would see other texts of its row."""
@@ -220,7 +243,7 @@ class CausalLM(nn.Module):
 
         ids = torch.arange(12, device=self.lm.device).view(2, 6) % self.n_tokens
         mask = torch.ones_like(ids)
-        mask[1, 2:] = 0  # one row of 8 tokens instead of two of 6
+        mask[1, 2:] = 0
         kinds = set(getattr(self.lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
         reason = "" if kinds == {"full_attention"} else f"it has layers of kind {', '.join(sorted(kinds))}"
         if not reason:
@@ -235,6 +258,14 @@ class CausalLM(nn.Module):
                     reason = f"it takes no mask of blocks ({type(error).__name__}: {error})"
         if reason:
             raise ModelError(f"sequences cannot be packed for this model: {reason}", fix="set packing: false")
+
+
+def _on_the_right(mask: Tensor) -> bool:
+    """Whether texts are padded on the right only, none of them without a token."""
+    there = mask.bool()
+    return torch.equal(
+        there, torch.arange(there.shape[1], device=mask.device) < there.sum(dim=1, keepdim=True).clamp(min=1)
+    )
 
 
 def _alike(a: Tensor, b: Tensor) -> bool:

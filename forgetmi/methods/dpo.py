@@ -53,7 +53,7 @@ class PO(ForgetRetain):
         def forget(model: nn.Module, batches: dict[str, Batch]) -> Tensor:
             return job.task.loss(model, batches["alternate"])
 
-        return minimise(self, job, forget, plan=answered(job, self, self.answers))
+        return minimise(self, job, forget, plan=answered(job, self, self.answers), asked=("alternate",))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -13,6 +13,7 @@ from forgetmi.errors import ConfigError, unmet
 from forgetmi.methods.base import UnlearningJob, without_validation
 from forgetmi.parts.objectives.ascent import forget_retain_loss
 from forgetmi.parts.selection.paired import PairedPlan
+from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import Plan
 from forgetmi.training.reference import Reference
@@ -83,7 +84,12 @@ def paired_plan(job: UnlearningJob, fit: FitOptions) -> PairedPlan:
 
 
 def minimise(
-    method: ForgetRetain, job: UnlearningJob, forget: Term, teacher: Reference | None = None, plan: Plan | None = None
+    method: ForgetRetain,
+    job: UnlearningJob,
+    forget: Term,
+    teacher: Reference | None = None,
+    plan: Plan | None = None,
+    asked: Collection[str] | None = None,
 ) -> nn.Module:
     """Minimise the sum of :class:`ForgetRetain` from theta_0.
 
@@ -93,6 +99,7 @@ def minimise(
         forget: L_forget.
         teacher: the frozen original, if L_forget asks it.
         plan: which batches a step has; :func:`forget_plan` by default.
+        asked: which of them L_forget asks the model about; by default all but those of D_r.
 
     Returns:
         The unlearned model.
@@ -105,15 +112,26 @@ def minimise(
             return job.task.loss(model, batch)
         return job.task.divergence(job.task.output(model, batch), teacher.cached(batch), batch).mean()
 
+    def in_turn(model: nn.Module, batches: dict[str, Batch]) -> Loss:
+        if not method.gamma:
+            return kept(model, batches)
+        found = forget(model, batches)
+        rest = (lambda: kept(model, batches)) if method.retains else None
+        return Loss(
+            forget_retain_loss(found, found.new_zeros(()), gamma=method.gamma, alpha=0.0), {"forget": found}, rest
+        )
+
+    def kept(model: nn.Module, batches: dict[str, Batch]) -> Loss:
+        found = retained(model, batches["retain"])
+        return Loss(forget_retain_loss(found.new_zeros(()), found, gamma=0.0, alpha=method.alpha), {"retain": found})
+
     def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
-        parts = {}
-        if method.gamma:
-            parts["forget"] = forget(model, batches)
-        if method.retains:
-            parts["retain"] = retained(model, batches["retain"])
-        nothing = next(iter(parts.values())).new_zeros(())
-        found = (parts.get("forget", nothing), parts.get("retain", nothing))
-        return Loss(forget_retain_loss(*found, gamma=method.gamma, alpha=method.alpha), parts)
+        if isinstance(job.task, CausalLMTask) and method.gamma:
+            seen = [batch for stream, batch in batches.items() if asked is None or stream in {*asked, "retain"}]
+            if (joint := job.task.together(model, seen)) is not None:
+                with joint:
+                    return in_turn(model, batches).whole()
+        return in_turn(model, batches)
 
     model = job.copy_of_original()
     job.trainer.fit(

@@ -14,6 +14,7 @@ from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of, without_validation
 from forgetmi.methods.forget_retain import paired_plan
+from forgetmi.models.ragged import spread
 from forgetmi.parts.edits.blocks import activations, blocks, only_training
 from forgetmi.parts.objectives.ascent import forget_retain_loss
 from forgetmi.parts.objectives.rmu import activation_loss, control_vector
@@ -117,10 +118,14 @@ class RMU:
             joint = joint_of(job.task.output(model, batch))[:, None]
             return joint, torch.ones(joint.shape[:2], dtype=torch.bool, device=joint.device)
         states, mask = activations(model, self._block(model), job.task, batch), job.task.answer_mask(batch)
+        there = job.task.text_mask(batch)
+        if states.shape[:2] == (1, int(there.sum())):  # the model packs its texts
+            states = spread(states[0], there)
         if states.shape[:2] != mask.shape:
             raise MethodError(
                 f"a layer speaks of {list(states.shape[:2])} positions, the batch has {list(mask.shape)}",
-                fix="set packing: false on the model",
+                expected="a block that speaks of each token",
+                fix="choose another layer",
             )
         return states, mask
 

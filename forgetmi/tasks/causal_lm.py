@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
@@ -15,6 +16,9 @@ from forgetmi.models.causal_lm import CausalLM
 from forgetmi.models.output import ModelOutput, SequenceOutput
 from forgetmi.tasks.divergence import categorical_kl, excluded, wide
 from forgetmi.tasks.tokens import IGNORED, MAX_LOGITS, TokenFunction, token_nll, token_values
+
+JOINT_TOKENS = 1024
+"""Batches of so many tokens in all go through the model in one pass."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,22 @@ class CausalLMTask:
         if isinstance(model, CausalLM) and hidden is not None:
             return SequenceOutput(hidden, model.read)
         return ModelOutput(model(**inputs).logits)
+
+    def together(self, model: nn.Module, batches: Iterable[Batch]) -> AbstractContextManager[None] | None:
+        """A block in which the outputs of these batches come from one pass over all of them, which is faster; ``None``
+        where they are better seen one after the other, so that not everything is kept for the gradient at a time.
+
+        They are joined if the model is set to packing and they have :data:`JOINT_TOKENS` tokens at most: what is kept
+        of so few is less than weights, gradients and the optimiser's state of a model that it is worth while for.
+        """
+        if not isinstance(model, CausalLM) or not model.settings.packing:
+            return None
+        given = [self._tokens(batch) for batch in batches]
+        if any(set(tokens) > {"input_ids", "attention_mask", "labels"} for tokens in given):
+            return None
+        if sum(int(tokens["attention_mask"].sum()) for tokens in given) > JOINT_TOKENS:
+            return None
+        return model.together([(tokens["input_ids"], tokens["attention_mask"]) for tokens in given])
 
     def over_tokens(self, function: TokenFunction, batch: Batch, *outputs: ModelOutput) -> tuple[Tensor, Tensor]:
         """([B, T-1] values, [B, T-1] mask): a function of each answer token's logits, one [N, V] of each output.
@@ -84,6 +104,10 @@ class CausalLMTask:
     def answer_mask(self, batch: Batch) -> Tensor:
         """[B, T]: true where a token is part of the answer, at the token's own place."""
         return self._tokens(batch)["labels"] != IGNORED
+
+    def text_mask(self, batch: Batch) -> Tensor:
+        """[B, T]: true where there is a token, false where the batch is padded."""
+        return self._tokens(batch)["attention_mask"].bool()
 
     def retargeted(self, batch: Batch, tokens: Tensor) -> Batch:
         """The batch with other targets at its answers' places; what the model reads stays as it is.

@@ -31,10 +31,25 @@ from forgetmi.training.seeds import derive_seed, scoped_seed, set_scoped_seed
 
 
 class Loss(NamedTuple):
-    """A scalar to minimise, and its parts for the log (detached scalars)."""
+    """A scalar to minimise, and its parts for the log.
+
+    Attributes:
+        total: the scalar.
+        parts: scalars.
+        rest: what is to be added, computed when the gradient of ``total`` is there and its graph is gone: of the terms
+            of a sum, one at a time is held.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
+    rest: Callable[[], Loss] | None = None
+
+    def whole(self) -> Loss:
+        """The same with nothing left to add."""
+        if self.rest is None:
+            return self
+        more = self.rest().whole()
+        return Loss(self.total + more.total, {**self.parts, **more.parts})
 
 
 Objective = Callable[[nn.Module, dict[str, Batch]], Loss]
@@ -102,8 +117,9 @@ class _Stepper(nn.Module):
         super().__init__()
         self.model, self.objective = model, objective
 
-    def forward(self, batches: dict[str, Batch]) -> Loss:
-        return self.objective(self.model, batches)
+    def forward(self, batches: dict[str, Batch], rest: Callable[[], Loss] | None = None, whole: bool = False) -> Loss:
+        loss = self.objective(self.model, batches) if rest is None else rest()
+        return loss.whole() if whole else loss
 
 
 class Trainer:
@@ -390,11 +406,17 @@ class _Fit:
                 look(moved)
             last = k + 1 == len(pieces)
             with nullcontext() if last else self.accelerator.no_sync(self.stepper):
-                loss = self.stepper(moved)
-                # DDP averages over processes, and each piece already weighs its share of the whole step.
-                self.accelerator.backward(loss.total * weight * self.accelerator.num_processes)
-            for part, value in {"loss": loss.total, **loss.parts}.items():
-                sums[part] = sums.get(part, 0.0) + value.detach().float() * weight
+                world = self.accelerator.num_processes
+                loss = self.stepper(moved, None, world > 1)  # DDP wants one backward pass for one forward pass
+                while True:
+                    # DDP averages over processes, and each piece already weighs its share of the whole step.
+                    self.accelerator.backward(loss.total * weight * world)
+                    for part, value in {"loss": loss.total, **loss.parts}.items():
+                        sums[part] = sums.get(part, 0.0) + value.detach().float() * weight
+                    if (rest := loss.rest) is None:
+                        break
+                    del loss  # and with it the graph
+                    loss = self.stepper(moved, rest)
         if self.accelerator.num_processes > 1:
             sums = self.accelerator.reduce(sums, reduction="sum")
         values = dict(zip(sums, torch.stack(list(sums.values())).tolist(), strict=True))

@@ -22,7 +22,7 @@ class Captured(Trainer):
     def fit(self, model, plan, objective, options, **_):
         set_fit_mode(model, options.mode)
         self.batches = plan.load(plan.steps(0)[0], 0)
-        self.loss = objective(model, self.batches)
+        self.loss = objective(model, self.batches).whole()
         parameters = dict(model.named_parameters())
         found = torch.autograd.grad(
             self.loss.total, list(parameters.values()), materialize_grads=True, allow_unused=True

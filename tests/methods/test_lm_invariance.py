@@ -12,9 +12,19 @@ from forgetmi.batch import Loader
 from forgetmi.errors import ConfigError, DataError, MethodError
 from forgetmi.methods import build_method
 from forgetmi.methods.pdu import PDU, Price
+from forgetmi.tasks import causal_lm
 from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.training.reference import Reference
 from tests.methods.lm import captured, with_other_reference
-from tests.tiny import AnsweringTokens, classifier_case, killed_after, language_case, same_state, state_of
+from tests.tiny import (
+    AnsweringTokens,
+    classifier_case,
+    killed_after,
+    language_case,
+    same_state,
+    state_of,
+    tiny_causal_lm,
+)
 
 METHODS = (
     "grad_diff", "kl_min", "npo", "simnpo", "dpo", "po", "wga", "tnpo", "satimp", "undial", "ce_u", "pdu",
@@ -271,3 +281,25 @@ def test_everything_that_is_wrong_is_said_at_once(name, options, said):
         build_method(name, options)
     for text in said:
         assert text in str(refused.value)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_streams_in_one_pass_are_streams_one_after_the_other(name, monkeypatch):
+    """A packed model sees a step's records at once, but no more than so many tokens; the loss is the same."""
+    found, passes = {}, {}
+    for kind, packing, most in (("plain", False, 1024), ("joint", True, 1024), ("in turn", True, 0)):
+        monkeypatch.setattr(causal_lm, "JOINT_TOKENS", most)
+        lm = language_case()
+        lm.model = tiny_causal_lm(packing=packing).eval()
+        job = replace(lm.job(), reference=Reference(tiny_causal_lm(7).eval(), lm.task, torch.device("cpu")))
+        seen = passes.setdefault(kind, [])
+        copied = job.copy_of_original()
+        copied.lm.base_model.register_forward_hook(lambda *_, seen=seen: seen.append(1))
+        with monkeypatch.context() as patch:
+            patch.setattr(type(job), "copy_of_original", lambda _, model=copied: model)
+            found[kind] = captured(name, job)
+    for kind in ("joint", "in turn"):
+        assert found[kind].loss.total.item() == pytest.approx(found["plain"].loss.total.item(), rel=1e-5, abs=1e-5)
+        assert all(torch.allclose(found[kind].gradients[k], g, atol=3e-6) for k, g in found["plain"].gradients.items())
+    if name != "pdu":  # it makes its own sum
+        assert len(passes["joint"]) == 1 <= len(passes["in turn"]) == len(passes["plain"])

@@ -16,6 +16,7 @@ from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import build_method
 from forgetmi.parts.edits.blocks import activations, blocks
 from forgetmi.parts.objectives.rmu import activation_loss
+from tests.methods.lm import captured
 from tests.tiny import adapter_case, classifier_case, language_case, state_of, tiny_causal_lm
 
 FOLDER = Path(__file__).parents[3] / "shared" / "reference_values" / "open_unlearning"
@@ -120,12 +121,20 @@ def test_what_cannot_be_done_is_said():
         build_method("rmu", {"layer": 2}).unlearn(case.job())
     with pytest.raises(MethodError, match="layer numbers the blocks of a language model"):
         build_method("rmu", {"layer": 0}).unlearn(classifier_case().job())
-    packed = adapter_case()
-    packed.model, packed.lora = tiny_causal_lm(packing=True).eval(), None
-    with pytest.raises(MethodError, match="packing: false"):
-        build_method("rmu", {"layer": 0}).unlearn(packed.job())
     with pytest.raises(ConfigError, match=r"(?s)c must.*alpha must.*layer must.*weights must"):
         build_method("rmu", {"c": 0, "alpha": -1, "layer": -1, "weights": []})
+
+
+def test_packing_steers_as_padding_does():
+    found = []
+    for packing in (False, True):
+        case = adapter_case()
+        case.model, case.lora = tiny_causal_lm(packing=packing).eval(), None
+        found.append(captured("rmu", case.job(), layer=0, alpha=2.0))
+    plain, packed = found
+    assert packed.loss.total.item() == pytest.approx(plain.loss.total.item(), rel=1e-5)
+    for name, gradient in plain.gradients.items():
+        torch.testing.assert_close(packed.gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
 
 
 @published

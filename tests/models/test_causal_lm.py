@@ -102,6 +102,38 @@ def test_packing_and_padding_on_either_side_change_no_loss_and_no_gradient(confi
     torch.testing.assert_close(alone, expected[[2, 0, 3, 1]])
 
 
+def test_batches_that_are_seen_together_take_one_pass_and_give_the_same():
+    plain, packed, seen = lm(LLAMA), lm(LLAMA, packing=True), []
+    packed.lm.base_model.register_forward_pre_hook(lambda m, a, k: seen.append(k["input_ids"].shape), with_kwargs=True)
+    several = [batch((9, 4, 6)), batch((7, 7), start=4), batch((3, 12))]
+    assert TASK.together(plain, several) is None, "without packing nothing is gained"
+    with TASK.together(packed, several):
+        found = [TASK.nll(packed, one) for one in several]
+        assert [tuple(shape) for shape in seen] == [(1, 48)]
+        again = TASK.nll(packed, several[0])
+        assert len(seen) == 2, "a state is given once: its graph may be gone"
+    for one, nll in zip(several, found, strict=True):
+        torch.testing.assert_close(nll, TASK.nll(plain, one))
+    torch.testing.assert_close(again, found[0])
+    for values in ([TASK.nll(plain, one) for one in several], found):
+        sum(k * nll.sum() for k, nll in enumerate(values, start=1)).backward()
+    for (name, a), b in zip(plain.named_parameters(), packed.parameters(), strict=True):
+        torch.testing.assert_close(a.grad, b.grad, msg=name, rtol=1e-4, atol=1e-5)
+    aside = [several[0], batch((9, 4), pad_left=True)]
+    assert TASK.together(packed, aside) is None, "positions of their own"
+    assert TASK.together(packed, [batch((500, 500), start=4), batch((30,))]) is None, "more than are kept at a time"
+
+
+def test_packing_and_gradient_checkpointing_go_together():
+    gradients = []
+    for settings in ({}, {"packing": True, "gradient_checkpointing": True}):
+        model = lm({**LLAMA, "num_attention_heads": 4, "num_key_value_heads": 2}, **settings).train()
+        TASK.loss(model, batch((9, 4, 6))).backward()
+        gradients.append([p.grad for p in model.parameters()])
+    for a, b in zip(*gradients, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize("family", ["gemma2", "bloom"])
 def test_a_model_in_which_texts_would_see_each_other_is_not_packed(family):
     config = {"bloom": {"model_type": "bloom", "hidden_size": 16, "n_layer": 2, "n_head": 2, "vocab_size": 32}}

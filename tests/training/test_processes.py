@@ -77,7 +77,18 @@ def _forget_mi(folder: Path):
     return build_method("forget_mi", {"fit": fit}).unlearn(job), []
 
 
-JOBS = {job.__name__: job for job in (_supervised, _in_pieces, _resumed, _chosen, _forget_mi)}
+def _terms(folder: Path):
+    """A sum whose second term is computed after the first one's gradient: one backward pass where there are two."""
+
+    def in_turn(model, batches):
+        loss = 0.5 * TASK.loss(model, batches["records"])
+        return Loss(loss, {}, lambda: Loss(0.7 * TASK.loss(model, batches["records"]), {}))
+
+    model, result = fit(OPTIONS, trainer=_trainer(folder), objective=in_turn)
+    return model, result.history
+
+
+JOBS = {job.__name__: job for job in (_supervised, _terms, _in_pieces, _resumed, _chosen, _forget_mi)}
 
 
 def _child(rank: int, port: int, name: str, folder: Path) -> None:

@@ -49,6 +49,29 @@ def test_one_epoch_of_sgd_is_the_loop_that_one_would_write():
     assert largest_difference(model, expected) < 1e-6
 
 
+def test_terms_of_a_sum_are_computed_one_after_the_other_and_make_the_same_step():
+    """What is left to add is asked for when the gradient of the first term is there; two pieces a step."""
+    halves = []
+
+    def in_turn(model, batches):
+        loss = TASK.nll(model, batches["records"])
+
+        def rest():
+            halves.append(all(parameter.grad is not None for parameter in model.parameters()))
+            second = TASK.nll(model, batches["records"])[1:].sum() / len(loss)
+            return Loss(second, {"second": second})
+
+        return Loss(loss[:1].sum() / len(loss), {"first": loss[:1].sum() / len(loss)}, rest)
+
+    options = replace(PLAIN, optimizer="adamw", clip_norm=0.5, accumulate=2)
+    whole, one = fit(options)
+    parts, two = fit(options, objective=in_turn)
+    assert all(halves) and len(halves) == 2 * 3 * STEPS
+    assert largest_difference(whole, parts) < 1e-6
+    for a, b in zip(one.history, two.history, strict=True):
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-6) and b["first"] + b["second"] == pytest.approx(b["loss"])
+
+
 def test_row_14_one_step_a_batch_and_epoch_0_trains():
     _, result = fit(PLAIN)
     assert result.steps == 3 * STEPS and result.epochs == 3 and len(result.history) == 3
