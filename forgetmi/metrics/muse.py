@@ -81,7 +81,7 @@ class MuseResult:
                 "PrivLeak needs the attack's scores of this model and of a retrained one",
                 fix="evaluate both with part privleak; there is no default for a reference that is missing",
             )
-        if not np.array_equal(member, retrained.member):
+        if retrained.member is None or not np.array_equal(member, retrained.member):
             raise AuditError("the two models were attacked on other documents", expected="the same, in the same order")
         privleak(auc(ours, member), auc(theirs, member))  # refuses what cannot be divided by
         of_ours, of_theirs = auc_statistic(ours, member), auc_statistic(theirs, member)

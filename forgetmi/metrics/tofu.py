@@ -104,7 +104,7 @@ class TofuSet:
         role: what the set is for.
         name: the set's own.
         patients: of each record [N], as integer codes.
-        texts: the right answers [N].
+        prompts, texts: the questions and the right answers [N].
         signals: of the right answers' tokens, the one that ends them included.
         written: what the model answers [N]; nothing of a holdout set.
         ratios: truth ratios, or ``None`` where the set has no wrong answers.
@@ -114,6 +114,7 @@ class TofuSet:
     role: Role
     name: str
     patients: NDArray[np.int64]
+    prompts: tuple[str, ...]
     texts: tuple[str, ...]
     signals: TokenSignals
     written: tuple[str, ...]
@@ -436,7 +437,17 @@ def _set(
         metrics = {key: replace(metric, direction="useful_above") for key, metric in metrics.items()}
     named = {key: replace(metric, name=f"{role}_{key}") for key, metric in metrics.items()}
     codes = np.unique(patients, return_inverse=True)[1]
-    return TofuSet(role, name, codes, texts, signals, tuple(written), ratios, {} if role == "holdout" else named)
+    return TofuSet(
+        role=role,
+        name=name,
+        patients=codes,
+        prompts=tuple(value["prompt"] for value in values),
+        texts=texts,
+        signals=signals,
+        written=tuple(written),
+        ratios=ratios,
+        metrics={} if role == "holdout" else named,
+    )
 
 
 def _per_token(pairs: Floats) -> Floats:
