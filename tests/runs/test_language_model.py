@@ -85,11 +85,15 @@ def test_from_notes_to_the_unlearned_and_retrained_models(tmp_path):
 def audited(tmp_path_factory):
     """A whole run: the folder, and the evidence."""
     folder = tmp_path_factory.mktemp("lm")
-    audit = {
-        "retrains": 2,
-        "n_bootstrap": 200,
-        "language": {"quantisers": ["int4"], "relearning": {"steps": [0, 2], "n_records": 2}, "records": 6},
+    language = {
+        "quantisers": ["int4"],
+        "relearning": {"steps": [0, 2], "n_records": 2},
+        "extraction": {"templates": ["chart"], "max_new_tokens": 6, "alternatives": 15},
+        "hierarchy": {"max_new_tokens": 6},
+        "records": 4,
+        "max_new_tokens": 6,
     }
+    audit = {"retrains": 2, "n_bootstrap": 200, "language": language}
     config = load_config(settings(write_notes(folder), audit=audit))
     result = pipeline.run(config, progress=False)
     return config, result
@@ -100,9 +104,11 @@ def test_a_whole_run_ends_with_an_audit_and_its_report(audited):
     evidence = result.evidence
     assert evidence["task"]["kind"] == "causal_lm" and evidence["task"]["n_classes"] == 280
     assert evidence["verdict"]["decision"] in ("fail", "inconclusive")  # two patients are too few for a pass
-    assert {"extraction_strength", "quantised_int4"} <= set(evidence["criteria"])
+    assert {"extraction_strength", "quantised_int4", "template_best_answer", "relearned_2"} <= set(evidence["criteria"])
     rows = evidence["comparison"]
-    assert rows["quantised_int4"]["group"] == "quantisation"
+    groups = {row["group"] for row in rows.values()}
+    assert {"memorisation", "extraction", "quantisation", "relearning", "hierarchical"} <= groups
+    assert rows["relearned_2"]["original"]["counts"]["n_without_value"] == 2  # those that were taught
     assert set(rows["loss_auc"]["controls"]) == {"destroyed", "random_share"}
     # noise knows nothing: its loss on the forgotten is far above the original's
     forget = rows["forget_cross_entropy"]
