@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike
 
 from forgetmi.metrics.figure import Direction, measure
 from forgetmi.metrics.intervals import LEVEL, N_RESAMPLES, PatientBootstrap
-from forgetmi.metrics.roc import Floats, mean_statistic
+from forgetmi.metrics.roc import mean_statistic
+from forgetmi.metrics.token_signals import perplexity_statistic
 from forgetmi.metrics.utility import Utility
 
 
@@ -41,10 +42,6 @@ def language_utility(
     above: Direction = "remembers_above" if forgotten else "useful_above"
     below: Direction = "remembers_below" if forgotten else "useful_below"
 
-    def perplexity(weights: Floats) -> Floats:
-        result: Floats = np.exp((weights @ (nll * n_tokens)) / (weights @ n_tokens))
-        return result
-
     figures = [
         measure(
             "accuracy",
@@ -64,7 +61,7 @@ def language_utility(
         ),
         measure(
             "perplexity",
-            perplexity,
+            perplexity_statistic(nll * n_tokens, n_tokens),
             bootstrap,
             direction=below,
             sentence="The perplexity is {value:.2f}.",

@@ -35,7 +35,7 @@ from forgetmi.errors import AuditError, DataError, ModelError
 from forgetmi.metrics.figure import Direction, Figure, measure
 from forgetmi.metrics.intervals import PatientBootstrap
 from forgetmi.metrics.per_example import PerExample
-from forgetmi.metrics.roc import Bools, Floats, Ints
+from forgetmi.metrics.roc import Bools, Floats, Ints, Statistic
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.tasks.divergence import wide
 from forgetmi.training.modes import scoring
@@ -231,20 +231,30 @@ def part_perplexity(
     codes = np.asarray(patients)
     if codes.shape != (len(signals.mask),):
         raise AuditError(f"part_perplexity: {codes.shape} patients for {len(signals.mask)} records")
-    sums, tokens = signals.nll.sum(axis=1), signals.n_tokens.astype(np.float64)
-
-    def statistic(weights: Floats) -> Floats:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.exp(np.minimum((weights @ sums) / (weights @ tokens), LARGEST_LOG))
-
+    tokens = signals.n_tokens.astype(np.float64)
     return measure(
         "part_perplexity",
-        statistic,
+        perplexity_statistic(signals.nll.sum(axis=1), tokens),
         PatientBootstrap(codes, rng, n_resamples=n_resamples, level=level),
         direction="remembers_below",
         sentence="The perplexity of all answers' tokens is {value:.2f}.",
         counts={"n_tokens": int(tokens.sum())},
     )
+
+
+def perplexity_statistic(nll: Floats, n_tokens: Floats) -> Statistic:
+    """exp(sum of nll / number of tokens) of weighted records, as a statistic that can be resampled.
+
+    Args:
+        nll: summed over each record's tokens [N].
+        n_tokens: of each [N].
+    """
+
+    def statistic(weights: Floats) -> Floats:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.exp(np.minimum((weights @ nll) / (weights @ n_tokens), LARGEST_LOG))
+
+    return statistic
 
 
 # --- signals of membership inference: higher = likelier a member ------------------------------------------------------
