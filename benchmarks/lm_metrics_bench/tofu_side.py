@@ -51,7 +51,8 @@ def ours(inputs: Path, reference: Path, new_tokens: int) -> Figures:
     from forgetmi.metrics.choice_scoring import score_values
     from forgetmi.metrics.generation import Decoding
     from forgetmi.metrics.roc import auc
-    from forgetmi.metrics.tofu import TofuOptions, evaluate_tofu
+    from forgetmi.metrics.tofu import evaluate_tofu
+    from forgetmi.metrics.tofu_result import TofuOptions
     from forgetmi.metrics.token_signals import (
         TokenSignals,
         likelihood,

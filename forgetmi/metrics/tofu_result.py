@@ -1,4 +1,4 @@
-"""What TOFU's evaluation says of a model (:mod:`forgetmi.metrics.tofu`): sets, forget quality, model utility, figures."""
+"""What TOFU's evaluation (:mod:`forgetmi.metrics.tofu`) says of a model: sets, forget quality, utility, figures."""
 
 from __future__ import annotations
 

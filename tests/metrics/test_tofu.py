@@ -14,7 +14,8 @@ import torch
 from forgetmi.data_adapters.tofu import Tofu
 from forgetmi.errors import AuditError, ConfigError, DataError
 from forgetmi.metrics.generation import Decoding
-from forgetmi.metrics.tofu import TofuOptions, evaluate_tofu, forget_quality, harmonic_mean
+from forgetmi.metrics.tofu import evaluate_tofu
+from forgetmi.metrics.tofu_result import TofuOptions, forget_quality, harmonic_mean
 from forgetmi.metrics.truth_ratio import TruthRatios
 from forgetmi.modalities.dialogue import DialogueModality
 from forgetmi.modalities.lm_tokenizer import LMTokenizer, read_lm_tokenizer
