@@ -14,7 +14,7 @@ from torch import Tensor
 
 from forgetmi.batch import Batch, Loader
 from forgetmi.methods.base import UnlearningJob
-from forgetmi.methods.dpo import DPO, answered
+from forgetmi.methods.dpo import DPO
 from forgetmi.methods.fine_tune import FineTune
 from forgetmi.methods.flat import FLAT
 from forgetmi.methods.forget_retain import ForgetRetain, forget_plan, paired_plan
@@ -132,7 +132,7 @@ def steps(setting: Setting, job: UnlearningJob, method: Any) -> Iterator[dict[st
     elif isinstance(method, RMU):
         plan = paired_plan(job, method.fit)
     elif isinstance(method, DPO | FLAT):
-        plan = answered(job, method, method.answers)
+        plan = method.answered(job, forget_plan(job, method))
     else:
         assert isinstance(method, ForgetRetain)
         plan = forget_plan(job, method)

@@ -8,15 +8,15 @@ from typing import ClassVar, Literal
 from torch import Tensor, nn
 
 from forgetmi.batch import Batch
+from forgetmi.methods.answers import OtherAnswers
 from forgetmi.methods.base import Needs, UnlearningJob, check_job
-from forgetmi.methods.dpo import answer_problems, answered, other_answers
-from forgetmi.methods.forget_retain import ForgetRetain, minimise
+from forgetmi.methods.forget_retain import ForgetRetain, forget_plan, minimise
 from forgetmi.parts.objectives.flat import Divergence, flat_loss
 from forgetmi.training.options import FitOptions
 
 
 @dataclass(frozen=True)
-class FLAT(ForgetRetain):
+class FLAT(ForgetRetain, OtherAnswers):
     """FLAT (Wang et al., ICLR 2025, arXiv 2410.11143): min -( g*(P_e) - f*(g*(P_f)) ) over D_f, see :func:`flat_loss`.
 
     P_e is the mean probability of the tokens of a template answer, P_f of those of the answer to forget, to the same
@@ -29,8 +29,7 @@ class FLAT(ForgetRetain):
 
     Attributes:
         divergence: ``kl``, ``jensen_shannon``, ``pearson`` or ``total_variation`` (published default).
-        answers: where templates come from: ``general``, ``clinical``, ``all``, a file, or ``own``; as in
-            :class:`~forgetmi.methods.dpo.PO`.
+        answers: where templates come from, see :class:`~forgetmi.methods.answers.OtherAnswers`.
         reference_compat: see above.
         retain, gamma, alpha, fit: see :class:`~forgetmi.methods.forget_retain.ForgetRetain`. Published for 7B: 5
             epochs, 2e-7, warm-up over one of them.
@@ -39,7 +38,6 @@ class FLAT(ForgetRetain):
     retain: Literal["none", "nll", "kl"] = "none"
     fit: FitOptions = field(default_factory=lambda: FitOptions(epochs=5, batch_size=16, lr=2e-7, warmup=0.2))
     divergence: Divergence = "total_variation"
-    answers: str = "general"
     reference_compat: bool = False
 
     name: ClassVar[str] = "flat"
@@ -48,11 +46,7 @@ class FLAT(ForgetRetain):
 
     def problems(self) -> list[str]:
         """What is wrong with the options."""
-        return super().problems() + answer_problems(self.answers)
-
-    def check(self, job: UnlearningJob) -> None:
-        """Forget records must be questions with answers."""
-        other_answers(job, self.answers)
+        return super().problems() + self.answer_problems()
 
     def unlearn(self, job: UnlearningJob) -> nn.Module:
         """The unlearned model."""
@@ -63,4 +57,4 @@ class FLAT(ForgetRetain):
             answer = job.task.token_nll(model, batches["forget"])
             return flat_loss(*template, *answer, self.divergence, reference_compat=self.reference_compat)
 
-        return minimise(self, job, forget, plan=answered(job, self, self.answers))
+        return minimise(self, job, forget, plan=self.answered(job, forget_plan(job, self)))

@@ -251,7 +251,7 @@ def test_independent_labels_have_no_vocabulary(name):
         captured(name, case.job())
 
 
-@pytest.mark.parametrize("name", ["dpo", "po"])
+@pytest.mark.parametrize("name", ["dpo", "flat", "po"])
 def test_other_answers_need_a_language_model_and_records_that_bring_them(name):
     with pytest.raises(MethodError, match=r"cannot serve the task 'classification'"):
         build_method(name).unlearn(classifier_case().job())
@@ -267,6 +267,8 @@ def test_other_answers_need_a_language_model_and_records_that_bring_them(name):
         ("npo", {"gamma": 0, "retain": "none"}, ["cannot both be 0"]),
         ("simnpo", {"beta": -1.0, "alpha": -1.0}, ["beta", "alpha"]),
         ("dpo", {"answers": "no_such.txt", "beta": 0}, ["no list of ours", "beta"]),
+        ("po", {"answers": "clinicl", "gamma": -1}, ["Did you mean 'clinical'", "gamma must be >= 0"]),
+        ("flat", {"answers": "clinicl", "gamma": -1}, ["Did you mean 'clinical'", "gamma must be >= 0"]),
         ("satimp", {"beta1": -1, "beta2": -1}, ["beta1", "beta2"]),
         ("tnpo", {"power": -1}, ["power"]),
         ("ce_u", {"skip": -1}, ["skip"]),
