@@ -57,7 +57,6 @@ def language_utility(
             bootstrap,
             direction=below,
             sentence="The mean loss is {value:.3f} nats a token.",
-            bounds=(0.0, np.inf),
         ),
         measure(
             "perplexity",
@@ -65,7 +64,6 @@ def language_utility(
             bootstrap,
             direction=below,
             sentence="The perplexity is {value:.2f}.",
-            bounds=(1.0, np.inf),
         ),
     ]
     return Utility({figure.name: figure for figure in figures}, (), (), 0)

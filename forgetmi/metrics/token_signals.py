@@ -43,8 +43,8 @@ from forgetmi.training.modes import scoring
 SMALLEST_SD = 1e-3
 """A law of tokens with a smaller sd of log p is flat (or all on one token): see :func:`min_k_plus_plus`."""
 
-LARGEST_LOG = 300.0
-"""exp of more, squared, would overflow: a destroyed model's perplexity is that of this."""
+LARGEST_LOG = 690.0
+"""exp of more would overflow: a destroyed model's perplexity is that of this."""
 
 
 @dataclass(frozen=True)
