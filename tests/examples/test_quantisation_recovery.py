@@ -24,13 +24,17 @@ def texts(count: int) -> list[tuple[str, str]]:
 @pytest.fixture
 def tiny(monkeypatch) -> SimpleNamespace:
     monkeypatch.syspath_prepend(str(EXAMPLES))
-    modules = {name: importlib.import_module(f"quantisation_recovery.{name}") for name in ("regimes", "run", "page")}
+    modules = {
+        name: importlib.import_module(f"quantisation_recovery.{name}")
+        for name in ("regimes", "measures", "run", "page")
+    }
     notes, study, size = (importlib.import_module(f"notes_lm.{name}") for name in ("notes", "study", "run"))
     plan = study.ModelPlan
     monkeypatch.setattr(notes, "report_texts", lambda: texts(40))
     monkeypatch.setattr(study, "ModelPlan", lambda: plan(vocabulary=280, width=16, layers=1, heads=2))
     small = size.Size((14, 6, 8), copies=2, epochs=1, retrains=2, forget_epochs=0, n_forget=4, n_resamples=100)
     monkeypatch.setattr(modules["run"], "sizes", lambda quick: small)
+    monkeypatch.setattr(modules["measures"], "QUANTISERS", modules["regimes"].QUANTISERS[-2:])
     quick = {name: replace(regime, epochs=1) for name, regime in modules["regimes"].QUICK.items()}
     monkeypatch.setattr(modules["regimes"], "QUICK", quick)
     yield SimpleNamespace(notes=notes, **modules)
@@ -44,7 +48,7 @@ def test_the_command_writes_a_table_a_picture_and_no_text(tiny, tmp_path, capsys
     assert [(row["start"], row["method"]) for row in document["rows"]] == [
         (start, method) for start in tiny.regimes.STARTS for method in tiny.regimes.QUICK
     ]
-    labels = [quantiser.label for quantiser in tiny.regimes.QUANTISERS]
+    labels = [quantiser.label for quantiser in tiny.measures.QUANTISERS]
     for row in document["rows"]:
         assert list(row["attack"]["mechanism"]) == labels
         assert len(row["attack"]["rows"]) == 3 * len(labels) and len(row["tried"]) == 2
