@@ -78,8 +78,11 @@ class _TreeOutput(SequenceOutput):
 
 def can_share(model: CausalLM) -> bool:
     """Whether a model takes a mask of trees and gives what it gives for each text on its own: tried on a few tokens."""
-    kinds = set(getattr(model.lm.config.get_text_config(), "layer_types", None) or ["full_attention"])
-    if kinds != {"full_attention"} or not model.splits:
+    config = model.lm.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    # A window is counted in places of a row, and a tree's are not those of its texts: a few tokens would not show it.
+    windows = [getattr(config, name, None) for name in ("sliding_window", "window_size", "attention_chunk_size")]
+    if kinds != {"full_attention"} or any(windows) or not model.splits:
         return False
     ids = torch.tensor([[0, 1, 2, 3, 4], [0, 1, 3, 2, 1], [0, 1, 3, 4, 0]], device=model.lm.device) % model.n_tokens
     with scoring(model):

@@ -104,6 +104,14 @@ def test_a_model_that_cannot_share_is_scored_text_by_text():
     same(score_examples(model, TokenModality(pad_id=0), made), expected, 1e-12)
 
 
+@pytest.mark.parametrize("window", ["sliding_window", "window_size", "attention_chunk_size"])
+def test_a_model_with_a_window_is_scored_text_by_text(window):
+    model = tiny_causal_lm()
+    assert can_share(model)
+    setattr(model.lm.config, window, 8)
+    assert not can_share(model)
+
+
 def test_a_model_that_ignores_the_mask_is_found_out(monkeypatch):
     model = tiny_causal_lm()
     whole = model.lm.base_model.forward
