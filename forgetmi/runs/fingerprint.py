@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from rich.console import RenderableType
 
 logger = logging.getLogger("forgetmi")
+_TEXTS = ("text", "dialogue")
 _SHOWN = 20  # examples in the file: enough to start looking
 _PAIRS = [f"{a}/{b}" for a, b in combinations(PARTS, 2)]
 
@@ -151,6 +152,8 @@ def _headers(dataset: RecordDataset, chosen: Sequence[int]) -> dict[str, int]:
 
 
 def _keep(seen: _Seen, index: int, value: Any) -> None:
+    if seen.kind == "dialogue" and isinstance(value, Mapping):  # what is learned of it: a question and its answer
+        value = f"{value.get('prompt', '')}\n{value.get('answer', '')}"
     if isinstance(value, Mapping):
         seen.rows += 1
         seen.missing.update(str(column) for column, cell in value.items() if _is_missing(cell))
@@ -197,7 +200,7 @@ def _compare(seen: _Seen, name: str, partition: Partition, twins: list[tuple[int
         hashes = difference_hashes(np.array(seen.grids).reshape(-1, 8, 9))
         unique, keys = np.unique(hashes, return_inverse=True)
         pairs = near_hashes(unique).tolist()
-    elif seen.kind == "text":
+    elif seen.kind in _TEXTS:
         sets = [shingles(text) for text in seen.texts]
         numbers = {found: n for n, found in enumerate(dict.fromkeys(sets))}
         keys = np.array([numbers[found] for found in sets])
@@ -210,7 +213,7 @@ def _compare(seen: _Seen, name: str, partition: Partition, twins: list[tuple[int
         neighbours[b].add(a)
     found: list[tuple[int, int]] = []
     near = _across(seen, keys.tolist(), neighbours, part_of, found)
-    if seen.kind in ("image", "text"):
+    if seen.kind in ("image", *_TEXTS):
         result["near"] = near
     twins += [(a, b, name) for a, b in found]
     return result

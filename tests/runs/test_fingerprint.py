@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 from rich.console import Console
 
 from forgetmi.config import load_config
+from forgetmi.records import RecordDataset
 from forgetmi.runs.fingerprint import tables, take_fingerprint
 from forgetmi.runs.prepare import prepare
 from tests.data_adapters.dicom_files import write_dicom
@@ -72,6 +74,32 @@ def test_twins_across_parts_are_counted_exact_and_near(tmp_path):
         }
     assert "image: SECRET-s01 and SECRET-s00" in taken.twins
     assert all(len(pair) == 2 for pair in taken.found["duplicate_samples"])
+
+
+def test_questions_with_their_answers_are_compared_as_texts(tmp_path):
+    """Of records in which a question stands beside its answer; other keys (another answer) play no part."""
+    prepared = _prepared(tmp_path)
+    question = "what is seen in the chest film of the patient who came on a monday in may"
+    same = {"s01": (question, LONG), "s00": (question.upper(), LONG + "!"), "s40": (question, LONG + " again")}
+    records = []
+    for n, record in enumerate(prepared.dataset):
+        own = [f"{word}{chr(97 + n % 26)}{chr(97 + n // 26)}" for word in ("why", "who", "him", "her", "they", "we")]
+        prompt, answer = same.get(record.sample_id.removeprefix("SECRET-"), (" ".join(own[:3]), " ".join(own[3:])))
+        value = {"prompt": prompt, "answer": answer, "alternate": f"other {own[0]}"}
+        records.append(replace(record, modalities={"text": value}))
+    dataset = RecordDataset(
+        records, name="qa", levels=prepared.dataset.levels, classes=prepared.dataset.classes,
+        modality_kinds={"text": "dialogue"},
+    )  # fmt: skip
+    changed = replace(prepared, dataset=dataset, partition=replace(prepared.partition, dataset=dataset), modalities={})
+    item = take_fingerprint(changed, sample=None).found["duplicates"]["text"]
+    assert item["kind"] == "dialogue" and item["compared"] == 72
+    assert {pair: n for pair, n in item["exact"].items() if n} == {"forget/retain": 1}
+    assert {pair: n for pair, n in item["near"].items() if n} == {
+        "forget/retain": 1,
+        "forget/test": 1,
+        "retain/test": 1,
+    }
 
 
 def test_no_id_is_in_what_is_saved_or_printed(tmp_path):
