@@ -48,7 +48,7 @@ def attacked(
 ) -> dict[str, Any]:
     """The attack's result with every quantiser, JSON-able."""
     forget = part_of(study, "forget")
-    return quantisation_attack(
+    found = quantisation_attack(
         original,
         unlearned,
         retrained,
@@ -58,3 +58,17 @@ def attacked(
         seed=study.seed,
         n_resamples=n_resamples,
     ).to_dict()
+    return {**found, "rows": [short(row) for row in found["rows"]]}
+
+
+def short(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of the attack with values, ends of intervals and reasons of its figures only."""
+    figures = {
+        name: {
+            "value": figure["value"],
+            "interval": {end: figure["interval"][end] for end in ("low", "high")},
+            **({"reason": figure["reason"]} if figure["reason"] else {}),
+        }
+        for name, figure in row["figures"].items()
+    }
+    return {**row, "figures": figures}

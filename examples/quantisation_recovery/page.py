@@ -11,8 +11,8 @@ Row = Mapping[str, Any]
 DESTROYED = 0.5
 """As in the example of notes: nats a token of held-out loss above that of the original and every retrained model."""
 
-WORTH_NAMING = 0.1
-"""R from which on something is said to come back."""
+MUCH = 0.1
+"""R from which on something is said to come back (our rule)."""
 
 METRICS = {"identity": "identity tokens written", "accuracy": "answer tokens right"}
 
@@ -97,30 +97,34 @@ def _ratio(found: Row) -> str:
     return f"{figure['value']:.2f} ({'no interval' if low is None else f'{low:.2f} to {high:.2f}'})"
 
 
-def comes_back(found: Row) -> bool:
-    """Whether R is at least :data:`WORTH_NAMING` and surely above 0: its interval by patient is."""
-    figure = found["figures"]["recovery"]
-    low = figure["interval"]["low"]
-    return low is not None and low > 0 and figure["value"] >= WORTH_NAMING
-
-
 def sentences(rows: Sequence[Row]) -> list[str]:
-    """What the rows say."""
+    """What the rows say: where R is surely above 0 (its interval by patient is), apart where it is small."""
     made = []
     for row in rows:
         who = f"Original of {row['start']}, {row['method']}"
         if "attack" not in row:
             made.append(f"- {who}: no model.")
             continue
-        back = [f for f in row["attack"]["rows"] if f["metric"] in METRICS and comes_back(f)]
-        text = "; ".join(
-            f"{METRICS[f['metric']]}, under {f['quantiser']}: {value(f, 'unlearned'):.0%} to "
-            f"{value(f, 'unlearned_quantised'):.0%}, R {_ratio(f)}"
-            for f in back
-        )
+        sure = [f for f in row["attack"]["rows"] if f["metric"] in METRICS and (_low(f) or 0.0) > 0]
+        much = [_said(f) for f in sure if value(f, "recovery") >= MUCH]
+        little = [_said(f) for f in sure if value(f, "recovery") < MUCH]
+        text = f"comes back: {'; '.join(much)}" if much else f"no R that is surely above 0 reaches {MUCH}"
+        text += f". Surely above 0, and less than {MUCH}: {'; '.join(little)}" if little else ""
         whole = " The model is destroyed: this says nothing about its robustness." if is_destroyed(row) else ""
-        made.append(f"- {who}: {f'comes back: {text}' if text else 'nothing comes back under any quantiser'}.{whole}")
+        made.append(f"- {who}: {text}.{whole}")
     return made
+
+
+def _low(found: Row) -> float | None:
+    low: float | None = found["figures"]["recovery"]["interval"]["low"]
+    return low
+
+
+def _said(found: Row) -> str:
+    return (
+        f"{METRICS[found['metric']]}, under {found['quantiser']}: {value(found, 'unlearned'):.0%} to "
+        f"{value(found, 'unlearned_quantised'):.0%}, R {_ratio(found)}"
+    )
 
 
 def _chosen(rows: Sequence[Row]) -> list[str]:

@@ -126,7 +126,7 @@ def write(document: dict[str, Any], folder: Path) -> None:
     from quantisation_recovery.page import draw, page
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "results.json", json.dumps(document, allow_nan=False, indent=1) + "\n")
+    write_text(folder / "results.json", json.dumps(document, allow_nan=False) + "\n")
     write_text(folder / "results.md", page(document))
     draw(document, folder / "results.png")
     print("\n" + page(document))

@@ -103,6 +103,9 @@ def attack_row(low: float | None, start: str = "float", held_out: float = 3.0) -
 )
 def test_sentences_follow_the_interval(tiny, low, says) -> None:
     (sentence,) = tiny.page.sentences([attack_row(low)])
-    assert says in sentence and "destroyed" not in sentence
+    assert says in sentence and "destroyed" not in sentence and "Surely" not in sentence
+    row = attack_row(low)
+    row["attack"]["rows"][0]["figures"]["recovery"]["value"] = 0.05
+    assert ("less than 0.1: identity" in tiny.page.sentences([row])[0]) is (says.startswith("under"))
     assert "destroyed" in tiny.page.sentences([attack_row(low, held_out=3.2)])[0]
     assert "**destroyed**" in "\n".join(tiny.page._table([attack_row(low, held_out=3.2)]))
