@@ -97,8 +97,8 @@ def attack_row(low: float | None, start: str = "float", held_out: float = 3.0) -
     ("low", "says"),
     [
         (0.1, "under int4: 50% to 50%, R 0.40 (0.10 to 0.90)"),
-        (-0.1, "nothing comes back"),
-        (None, "nothing comes back"),
+        (-0.1, "no R that"),
+        (None, "no R that"),
     ],
 )
 def test_sentences_follow_the_interval(tiny, low, says) -> None:
