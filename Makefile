@@ -35,13 +35,14 @@ demo: $(VENV)/.ready-demo
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-# mypy sees the package as it installs: three source folders, one import name.
+# mypy sees the package as it installs: three source folders, one import name. Scripts have their folder on the path.
 lint: $(VENV)/.ready-dev
 	$(BIN)/ruff check $(SOURCES)
 	$(BIN)/ruff format --check $(SOURCES)
 	rm -rf build/lib build/typed
 	$(PIP) install --quiet --no-deps --no-build-isolation --target build/typed .
 	MYPYPATH=build/typed $(BIN)/mypy -p forgetmi
+	MYPYPATH=build/typed:benchmarks:examples $(BIN)/mypy --explicit-package-bases benchmarks examples
 
 # `make bench BENCH=--quick` tries each for some minutes, or seconds.
 bench: $(VENV)/.ready-dev

@@ -298,7 +298,7 @@ def page(document: Mapping[str, Any]) -> str:
             f"{row['seen_in_95_of_100_from']:.3f} | {share(row['held_out_decisions'])} | {share(row['original'])} | "
             f"{share(row['half forgotten'])} | {share(row['over-forgotten'])} |"
         )
-    alarms = Counter()
+    alarms: Counter[str] = Counter()
     for row in document["settings"]:
         alarms.update(row["false_alarm_criteria"])
     named = ", ".join(f"{name} {count}" for name, count in alarms.most_common()) or "none"

@@ -105,7 +105,8 @@ def make_nih(folder: Path, scale: int) -> None:
     first = np.searchsorted(patient, np.arange(n_patients))
     visit = np.arange(n_films) - first[patient]
     names = ["Atelectasis", "Cardiomegaly", "Effusion", "Infiltration", "Mass", "Nodule", "Pleural_Thickening"]
-    rows, lists = [], {"train_val": [], "test": []}
+    rows: list[str] = []
+    lists: dict[str, list[str]] = {"train_val": [], "test": []}
     (folder / "images").mkdir()
     test = draw.random(n_patients) < 0.09
     for who, number, kind in zip(
@@ -217,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(json.dumps(measure(given.measure, given.folder)))
         return 0
     scratch = given.folder or Path(tempfile.mkdtemp(prefix="forgetmi-ingest-"))
-    machine = {
+    machine: dict[str, Any] = {
         "cores": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "load": round(os.getloadavg()[0], 1),

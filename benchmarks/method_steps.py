@@ -48,7 +48,7 @@ from forgetmi.training.trainer import Trainer
 
 N_FORGET, N_RETAIN, N_VALIDATION, CLASSES, SIDE = 8, 40, 8, 3, 12
 EPOCHS, BATCH = 3, 8
-FIT = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 1e-3}
+FIT: dict[str, Any] = {"epochs": EPOCHS, "batch_size": BATCH, "lr": 1e-3}
 SET_UP = 8  # records, at most, that a method may look at to learn about the model
 LIMITS = {"difference": 1e-6, "speedup": 5.0}
 
@@ -185,7 +185,7 @@ def count_passes(name: str, case: Case) -> dict[str, Any]:
         finally:
             CountingTask.within_vectorised = False
 
-    importance._vectorised = vectorised
+    importance._vectorised = vectorised  # type: ignore[assignment]
     try:
         build_method(name, case.options).unlearn(job_of(CountingTask(CLASSES)))
     finally:
@@ -287,7 +287,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=Path, help="folder for method_steps.json and method_steps.md")
     given = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    results = {
+    results: dict[str, Any] = {
         "setting": {"forget": N_FORGET, "retain": N_RETAIN, "epochs": EPOCHS, "batch_size": BATCH},
         "methods": [count_passes(name, case) for name, case in cases().items()],
         "gradients": speed(64, 2 if given.quick else 10),

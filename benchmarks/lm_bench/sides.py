@@ -82,8 +82,8 @@ def prepare(side: str, setting: Setting, peer: Path | None, scratch: Path) -> Pr
         assert peer is not None
         trainer = peer_trainer(peer, setting, lm, batches, pad, scratch, direction)
         return lambda: _peer(trainer), n_steps, n_tokens
-    step = PublishedStep(setting.method, lm, beta=BETA, layer=setting.layer, direction=direction)
-    return lambda: _published(step, batches, setting), n_steps, n_tokens
+    published = PublishedStep(setting.method, lm, beta=BETA, layer=setting.layer, direction=direction)
+    return lambda: _published(published, batches, setting), n_steps, n_tokens
 
 
 def _ours(job: Any, method: Any) -> Callable[[], list[float]]:

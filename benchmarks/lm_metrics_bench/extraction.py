@@ -19,7 +19,7 @@ from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.modes import scoring
 from forgetmi.training.seeds import numpy_generator, scoped_seed
 
-MODEL = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 128, "n_layer": 2, "n_head": 4}
+MODEL: dict[str, Any] = {"model_type": "gpt2", "vocab_size": 512, "n_embd": 128, "n_layer": 2, "n_head": 4}
 TEXTS, LENGTH, MAX_N, TARGET = 64, 200, 10, 10.0
 TIMES = (1, 2, 4)  # how often a text is seen in an epoch: a third each of those that are seen
 ALONE, EVERY = (

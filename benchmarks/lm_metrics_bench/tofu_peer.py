@@ -71,7 +71,7 @@ def main(checkout: Path, inputs: Path, reference: Path) -> dict[str, Any]:
         body, forward = type(model.base_model), type(model.base_model).forward  # of its reference model too
 
         def counted(self: Any, *given: Any, **named: Any) -> Any:
-            ids = named.get("input_ids", given[0] if given else None)
+            ids = named["input_ids"] if "input_ids" in named else given[0]
             seen.append((ids.shape[0], ids.numel()))
             return forward(self, *given, **named)
 

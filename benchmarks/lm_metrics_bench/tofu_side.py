@@ -132,7 +132,7 @@ def counted(body: Any) -> list[tuple[int, int]]:
     forward = body.forward
 
     def counting(self: Any, *given: Any, **named: Any) -> Any:
-        ids = named.get("input_ids", given[0] if given else None)
+        ids = named["input_ids"] if "input_ids" in named else given[0]
         seen.append((ids.shape[0], ids.numel()))
         return forward(self, *given, **named)
 

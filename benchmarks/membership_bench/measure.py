@@ -39,7 +39,9 @@ def measure(case_name: str, side: str, folder: Path | None, divisor: int, memory
         tracemalloc.reset_peak()
         call()
         return {"mib": (tracemalloc.get_traced_memory()[1] - before) / 2**20}
-    clock, processor, spent = [], [], 0.0
+    clock: list[float] = []
+    processor: list[float] = []
+    spent = 0.0
     result = None
     while len(clock) < REPEATS and spent < SECONDS:
         start, start_cpu = time.perf_counter(), time.process_time()

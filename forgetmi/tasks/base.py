@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,8 @@ class Task(Protocol):
         embeddings: whether :meth:`output` gives unimodal embeddings; methods that need them are refused without.
     """
 
-    name: str
-    embeddings: bool
+    name: ClassVar[str]
+    embeddings: ClassVar[bool]
 
     def output(self, model: nn.Module, batch: Batch) -> ModelOutput:
         """The model's output for a batch."""
