@@ -12,7 +12,7 @@ from forgetmi.cli import common
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from forgetmi.runs.evaluate import Evaluation
+    from forgetmi.runs.evaluation import Evaluation
 
 
 def evaluate(
@@ -36,12 +36,22 @@ def evaluate(
     ] = None,
     reference: Annotated[
         Path | None,
-        typer.Option("--reference", help="A model that never saw the forget texts, for attacks=[reference]."),
+        typer.Option(
+            "--reference", help="A retrained model: for the scores that need one, and for attacks=[reference]."
+        ),
     ] = None,
+    benchmark: Annotated[
+        str | None,
+        typer.Option("--benchmark", help="A published benchmark instead: see forgetmi ls benchmarks."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option("--data", help="The benchmark's folder, as published.")] = None,
+    controls: Annotated[
+        bool, typer.Option("--controls", help="Measure a destroyed copy of each model too, to stand beside it.")
+    ] = False,
     out: Annotated[Path, typer.Option("--out", help="Folder of results, one file a model.")] = Path("evaluation"),
     device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
 ) -> None:
-    """Measure language models on your own texts. Nothing is trained, nothing is downloaded.
+    """Measure language models on your own texts, or on a published benchmark. Nothing is trained or downloaded.
 
     A file has the column text, or prompt and answer (question and answer, input and output), and may have patient_id:
     intervals are then by patient. With --forget and --holdout membership attacks are made too. Results are kept by the
@@ -54,63 +64,128 @@ def evaluate(
         forgetmi evaluate -m before -m after --forget forget.jsonl metrics.decoding.max_new_tokens=64 max_length=512
 
         forgetmi evaluate -m after --forget f.jsonl --holdout h.jsonl --reference retrained 'attacks=[loss,reference]'
+
+        forgetmi evaluate -m after --benchmark tofu --data TOFU --reference retrained --controls
     """
     with common.guarded():
         from rich.console import Console
 
-        from forgetmi.errors import ConfigError
-        from forgetmi.options import build_options
-        from forgetmi.runs.evaluate import EvaluateOptions
-        from forgetmi.runs.evaluate import evaluate as measure
-        from forgetmi.settings import read_settings
-
-        given = {"forget": forget, "retain": retain, "holdout": holdout}
-        files = {name: path for name, path in given.items() if path is not None}
-        problems = [] if model else ["--model: give at least one model"]
-        problems += [] if files else ["give texts: --forget, --retain or --holdout"]
-        if problems:
-            raise ConfigError(problems)
-        options = build_options(EvaluateOptions, read_settings({}, overrides or []).values, where="evaluate")
-        found = [measure(place, files, out, options, reference=reference, device=device) for place in model or []]
+        texts = {"forget": forget, "retain": retain, "holdout": holdout}
+        files = {name: path for name, path in texts.items() if path is not None}
+        _check(model, files, benchmark, data)
+        beside: dict[str, Any] = {"reference": reference, "controls": controls, "device": device}
+        if benchmark is None:
+            found = _on_files(model or [], files, out, overrides, beside)
+        else:
+            found = _on_benchmark(model or [], benchmark, data or Path(), out, overrides, beside)
         console = Console()
         for table in _tables(found):
             console.print(table)
         for one in found:
+            if one.document["standing"]["destroyed"] is not False:
+                typer.echo(f"{one.document['model']['name']}: {one.document['standing']['sentence']}")
             typer.echo(
                 f"{'kept' if one.kept else 'saved'}: {one.path}, each record: {one.path.with_suffix('.csv').name}"
             )
         common.next_command("forgetmi", "init", "DIR")
 
 
+def _check(model: list[Path] | None, files: dict[str, Path], benchmark: str | None, data: Path | None) -> None:
+    from forgetmi.errors import ConfigError, did_you_mean
+    from forgetmi.runs.benchmarks import BENCHMARKS
+
+    problems = [] if model else ["--model: give at least one model"]
+    if benchmark is None:
+        problems += [] if files else ["give texts: --forget, --retain or --holdout; or a --benchmark with its --data"]
+        problems += ["--data is a benchmark's folder: name it with --benchmark"] if data is not None else []
+    else:
+        if benchmark not in BENCHMARKS:
+            problems.append(f"--benchmark: unknown benchmark {benchmark!r}. {did_you_mean(benchmark, BENCHMARKS)}")
+        problems += ["--data: give the benchmark's folder"] if data is None else []
+        problems += [f"--{name} is for texts of one's own, not for a benchmark" for name in files]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _on_files(
+    models: list[Path], files: dict[str, Path], out: Path, overrides: list[str] | None, beside: dict[str, Any]
+) -> list[Evaluation]:
+    from forgetmi.options import build_options
+    from forgetmi.runs.evaluate import EvaluateOptions
+    from forgetmi.runs.evaluate import evaluate as measure
+    from forgetmi.settings import read_settings
+
+    options = build_options(EvaluateOptions, read_settings({}, overrides or []).values, where="evaluate")
+    return [measure(place, files, out, options, **beside) for place in models]
+
+
+def _on_benchmark(
+    models: list[Path], name: str, data: Path, out: Path, overrides: list[str] | None, beside: dict[str, Any]
+) -> list[Evaluation]:
+    from forgetmi.errors import ConfigError
+    from forgetmi.options import build_options
+    from forgetmi.runs.benchmarks import BENCHMARKS
+    from forgetmi.runs.benchmarks.base import Benchmark
+    from forgetmi.runs.benchmarks.measure import evaluate_benchmark
+    from forgetmi.settings import read_settings
+
+    kind: type[Benchmark] = BENCHMARKS[name]
+    options = build_options(kind, read_settings({}, overrides or []).values, where=name)
+    if len(models) > 1 and options.of_one_model:
+        raise ConfigError(
+            [f"{name}.{key}: a number is of one model, and {len(models)} are given" for key in options.of_one_model]
+        )
+    return [evaluate_benchmark(place, options, data, out, **beside) for place in models]
+
+
 def _tables(found: list[Evaluation]) -> list[Table]:
+    """A table of each set, of scores and of attacks; each model's column, and beside it what was measured with it."""
     documents = [one.document for one in found]
+    columns = [column for document in documents for column in _columns(document)]
     tables = []
-    sets = documents[0]["sets"]
-    for name, told in sets.items():
-        title = f"{name}: {told['records']} texts of {told['patients']} patients ({told['file']})"
-        tables.append(_table(title, [document["figures"][name] for document in documents], documents))
-    attacks = [{attack: one["figures"]["auc"] for attack, one in document["attacks"].items()} for document in documents]
-    if attacks[0]:
-        tables.append(_table("AUC of attacks, forget against holdout", attacks, documents))
+    for name, figures in documents[0]["figures"].items():
+        told = documents[0]["sets"][name]
+        file = f" ({told['file']})" if "file" in told else ""
+        tables.append(_table(f"{name}: {told['records']} texts of {told['patients']} patients{file}", columns, [
+            (key, [of["figures"][name].get(key) for _, of in columns]) for key in figures
+        ]))  # fmt: skip
+    if scores := documents[0].get("scores"):
+        rows = [(key, [of.get("scores", {}).get(key) for _, of in columns]) for key in scores]
+        tables.append(_table(f"scores of {documents[0]['benchmark']}", columns, rows))
+    if documents[0]["attacks"]:
+        attacked = [column for column in columns if column[1].get("attacks")]
+        rows = [(a, [of["attacks"][a]["figures"]["auc"] for _, of in attacked]) for a in documents[0]["attacks"]]
+        tables.append(_table("AUC of attacks, forget against holdout", attacked, rows))
     return tables
 
 
-def _table(title: str, figures: list[dict[str, Any]], documents: list[dict[str, Any]]) -> Table:
+def _columns(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    """Heading and what was measured: of the model, of the retrained one, of the destroyed copy."""
+    model, reference = document["model"], document["reference"]
+    found = [(f"{model['name']} {model['weights_sha256'][:8]}", document)]
+    if reference is not None and "figures" in reference:
+        found.append((f"{reference['name']} {reference['weights_sha256'][:8]}", reference))
+    found += [(f"{name} copy", control) for name, control in document.get("controls", {}).items()]
+    return found
+
+
+def _table(title: str, columns: list[tuple[str, Any]], rows: list[tuple[str, list[dict[str, Any] | None]]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
     table.add_column("figure")
-    for document in documents:
-        table.add_column(f"{document['model']['name']} {document['model']['weights_sha256'][:8]}", justify="right")
-    for name in figures[0]:
-        table.add_row(name, *(_cell(one[name]) for one in figures))
+    for heading, _ in columns:
+        table.add_column(heading, justify="right")
+    for name, cells in rows:
+        table.add_row(name, *map(_cell, cells))
     return table
 
 
-def _cell(figure: dict[str, Any]) -> str:
+def _cell(figure: dict[str, Any] | None) -> str:
     from forgetmi.audit.wording import number
 
-    if figure["value"] is None:
+    if figure is None or figure["value"] is None:
         return "–"
-    low, high = figure["interval"]["low"], figure["interval"]["high"]
+    ends = figure.get("interval") or {"low": None, "high": None}
+    low, high = ends["low"], ends["high"]
     return number(figure["value"]) + ("" if low is None else f" ({number(low)} to {number(high)})")

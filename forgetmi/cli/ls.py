@@ -18,6 +18,17 @@ KINDS = {
     "fusions": ("forgetmi.models.fusion:FUSIONS", "forgetmi", "init", "DIR"),
     "tasks": ("forgetmi.tasks:TASKS", "forgetmi", "init", "DIR"),
     "modalities": ("forgetmi.modalities:MODALITIES", "forgetmi", "init", "DIR"),
+    "benchmarks": (
+        "forgetmi.runs.benchmarks:BENCHMARKS",
+        "forgetmi",
+        "evaluate",
+        "-m",
+        "MODEL",
+        "--benchmark",
+        "NAME",
+        "--data",
+        "DIR",
+    ),
     "metrics": ("", "forgetmi", "audit", "--run", "runs/NAME"),
     "presets": ("", "forgetmi", "run", "--config", "run.yaml", "unlearning.tuned_for=NAME"),
 }

@@ -22,7 +22,8 @@ from forgetmi.runs import pipeline
 from tests.runs.tiny_source import FORGOTTEN, tiny_settings, write_source
 
 COMMANDS = (
-    "demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare", "semeval", "ls", "init",
+    "demo", "check", "train", "unlearn", "shadows", "audit", "run", "report", "compare", "evaluate", "semeval", "ls",
+    "init",
 )  # fmt: skip
 
 
@@ -250,6 +251,28 @@ def test_init_writes_once(tmp_path):
     done = _call("init", tmp_path / "mine")
     assert done.exit_code == 2
     assert (tmp_path / "mine" / "run.yaml").read_text() == "mine"
+
+
+def test_the_config_of_a_language_model_that_init_writes_runs(tmp_path):
+    """Only what no template can know is changed: the model's folder, for a small one; and fewer, smaller steps."""
+    assert _call("init", tmp_path / "notes", "--language").exit_code == 0
+    rows = [
+        {"patient_id": f"p{n}", "note_id": f"n{n}", "prompt": f"Patient {n}", "answer": f"clear lungs {n % 3}"}
+        for n in range(30)
+    ]
+    (tmp_path / "notes" / "notes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    written = yaml.safe_load((tmp_path / "notes" / "run.yaml").read_text())
+    written["request"] = {"draw": {"patients": 3, "seed": 0}}  # whoever the drawn split has trained on
+    del written["model"]["path"]
+    written["model"]["config"] = {"model_type": "gpt2", "n_positions": 512, "n_embd": 8, "n_layer": 1, "n_head": 1}
+    written["model"]["modalities"]["dialogue"]["vocab_size"] = 270
+    written["run"]["key_file"] = str(tmp_path / "site.key")
+    (tmp_path / "notes" / "run.yaml").write_text(yaml.safe_dump(written))
+    asked = ["-c", tmp_path / "notes" / "run.yaml"]
+    done = _call("check", *asked)
+    assert done.exit_code == 0, done.output
+    done = _call("unlearn", *asked, "training.epochs=1", "unlearning.fit.epochs=1", "--no-progress")
+    assert done.exit_code == 0, done.output
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals")
