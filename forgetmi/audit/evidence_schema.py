@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from forgetmi.audit.criteria import Decision, Kind, Meaning
 from forgetmi.audit.document import Count, Document, IntervalEvidence, Seconds, Sha256
 from forgetmi.audit.evidence_sections import (
     ArraysEvidence,
@@ -17,10 +18,7 @@ from forgetmi.audit.evidence_sections import (
     SpanEvidence,
     SubgroupsEvidence,
 )
-
-Position = Literal["below", "inside", "above"]
-Decision = Literal["pass", "fail", "inconclusive"]
-Meaning = Literal["remembered", "over_forgotten", "utility_lost", "not_judged"]
+from forgetmi.metrics.figure import Position
 
 
 class FigureEvidence(Document):
@@ -116,16 +114,7 @@ class CriterionEvidence(Document):
     """A figure that the rule looks at."""
 
     label: str
-    kind: Literal[
-        "attack",
-        "exposed",
-        "marked_out",
-        "memorised",
-        "forget_accuracy",
-        "forget_cross_entropy",
-        "test_auc",
-        "test_cross_entropy",
-    ]
+    kind: Kind
     headline: bool
     level: float
     original: ReadingEvidence
