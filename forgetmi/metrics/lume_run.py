@@ -66,6 +66,7 @@ def write_outputs(
     *,
     decoding: Decoding = DECODING,
     clean_up: bool = True,
+    seed: int = 0,
     batch_size: int = 32,
     progress: bool = False,
 ) -> TaskScores:
@@ -77,6 +78,7 @@ def write_outputs(
         indices: which of its records; all by default.
         decoding: greedy and 256 tokens in the task; more than one sample is refused.
         clean_up: take away blanks before marks, as the task's script does.
+        seed: of sampled outputs.
 
     Raises:
         DataError: records of another source, an id whose number has two digits, or more than one sample.
@@ -90,7 +92,7 @@ def write_outputs(
         form_of(record.sample_id)  # an id that is none is said before anything is written
     values = [record.value("dialogue") for record in records]
     prompts = [value["prompt"] for value in values]
-    found = continue_texts(model, tokenizer, prompts, decoding, seed=0, batch_size=batch_size, progress=progress)
+    found = continue_texts(model, tokenizer, prompts, decoding, seed=seed, batch_size=batch_size, progress=progress)
     outputs = [_clean(samples[0]) if clean_up else samples[0] for samples in found]
     rows = [
         {

@@ -6,11 +6,6 @@ numbers of another model cannot be taken for this one's, whatever its folder is 
 
 from __future__ import annotations
 
-import csv
-import hashlib
-import io
-import json
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -19,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-import forgetmi
 from forgetmi.attacks.membership import ATTACKS
 from forgetmi.attacks.membership.language_signals import (
     TOKEN_SIGNALS,
@@ -33,24 +27,19 @@ from forgetmi.batch import Loader
 from forgetmi.data_adapters.text_files import read_set
 from forgetmi.data_adapters.text_records import TextColumns, TextRecords
 from forgetmi.delimited import base_suffix, read_delimited
-from forgetmi.errors import ConfigError, DataError, ModelError, did_you_mean
-from forgetmi.files import atomic_write, sha256_file, write_json
+from forgetmi.errors import DataError, did_you_mean
+from forgetmi.files import sha256_file
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.roc import Floats
-from forgetmi.metrics.text_metrics import TextMetricOptions, text_metrics
+from forgetmi.metrics.text_metrics import TextMetricOptions, text_metrics, turned, written_metrics
 from forgetmi.metrics.token_signals import token_signals
-from forgetmi.modalities.dialogue import DialogueModality
-from forgetmi.modalities.lm_tokenizer import read_lm_tokenizer
-from forgetmi.models.causal_lm import CausalLM, CausalLMConfig, Dtype, build_causal_lm
-from forgetmi.models.persistence import CONFIG_FILE, load_model
-from forgetmi.models.weights import weights_sha256
+from forgetmi.models.causal_lm import CausalLM, Dtype
 from forgetmi.records import RecordDataset
+from forgetmi.runs import evaluation
+from forgetmi.runs.evaluation import Evaluation, Subject, Written, codes, greedy_and_sampled, plain
 from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.seeds import derive_seed, numpy_generator
 
-logger = logging.getLogger("forgetmi")
-
-SCHEMA = "forgetmi.evaluation/1"
 SETS = ("forget", "retain", "holdout")
 """Forget: to be forgotten. Retain: was trained on and stays. Holdout: never trained on: attacks compare with it."""
 _PAIRS = (("prompt", "answer"), ("question", "answer"), ("input", "output"), ("instruction", "output"))
@@ -86,29 +75,7 @@ class EvaluateOptions:
     def __post_init__(self) -> None:
         known = ("loss", *LANGUAGE_SIGNALS, "reference")
         problems = [f"attacks: unknown {a!r}. {did_you_mean(a, known)}" for a in self.attacks if a not in known]
-        if self.n_bootstrap < 200:
-            problems.append(f"n_bootstrap must be at least 200, not {self.n_bootstrap}: the interval's ends would jump")
-        if not 0.5 <= self.level < 1.0:
-            problems.append(f"level must lie in [0.5, 1), not {self.level}")
-        if self.seed < 0:
-            problems.append(f"seed must be at least 0, not {self.seed}")
-        if problems:
-            raise ConfigError(problems)
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """What one model is worth on the files.
-
-    Attributes:
-        document: of schema ``forgetmi.evaluation/1``.
-        path: where it is kept.
-        kept: whether it was there already.
-    """
-
-    document: dict[str, Any]
-    path: Path
-    kept: bool
+        evaluation.refuse([*problems, *evaluation.check_intervals(self.n_bootstrap, self.level, self.seed)])
 
 
 def evaluate(
@@ -118,6 +85,7 @@ def evaluate(
     options: EvaluateOptions | None = None,
     *,
     reference: Path | None = None,
+    controls: bool = False,
     device: str = "cpu",
 ) -> Evaluation:
     """Metrics of a model on each file, and attacks on forget against holdout.
@@ -128,6 +96,7 @@ def evaluate(
         out: folder of results; gets ``NAME.json`` and ``NAME.csv``, one row a record, NAME made of hashes.
         options: how.
         reference: a model that never saw the forget set, for the attack ``reference``.
+        controls: measure a destroyed copy of the model too, to stand beside it.
         device: for torch.
 
     Raises:
@@ -135,65 +104,60 @@ def evaluate(
         DataError: a file cannot be used.
         ModelError: a model cannot be read, or is broken.
     """
-    options = options or EvaluateOptions()
-    _check(files, options, reference)
-    read, modality = _read_model(model, options)
+    how = options or EvaluateOptions()
+    _check(files, how, reference)
+    read = {"format": how.format, "max_length": how.max_length, "dtype": how.dtype}
+    subject = evaluation.read_subject(model, **read)
+    other = None if reference is None else evaluation.read_subject(reference, **read)
     sets = {name: _read_file(path) for name, path in files.items()}
-    key = _key(read, modality, files, options, reference)
-    path = out / f"{key['weights'][:12]}-{key['rest'][:12]}.json"
-    if (found := _kept(path, key)) is not None:
-        logger.info("done already, kept: %s", path.name)
-        return Evaluation(found, path, kept=True)
+    hashes = {name: sha256_file(path) for name, path in files.items()}
+    weights = None if other is None else other.weights
+    key = evaluation.result_key(subject, [hashes, plain(asdict(how)), weights, controls])
+    path = evaluation.result_path(out, key)
+    if (found := evaluation.kept(path, key)) is not None:
+        return found
     place = torch.device(device)
-    made = _Evaluator(read.to(place), modality, sets, options, place)
-    document = {
-        "schema": SCHEMA,
-        "key": key,
-        "forgetmi": forgetmi.__version__,
-        "model": {
-            "name": model.name,
-            "weights_sha256": key["weights"],
-            "n_parameters": sum(p.numel() for p in read.parameters()),
-        },
-        "reference": None if reference is None else reference.name,
-        "options": _plain(asdict(options)),
-        "sets": {name: made.described(name, files[name]) for name in sets},
+    compared = None if other is None else other.to(place).model
+    made = _Evaluator(subject.to(place), sets, how, place)
+    document: dict[str, Any] = {
+        "benchmark": None,
+        "reference": None if other is None else {"name": other.name, "weights_sha256": weights},
+        "options": plain(asdict(how)),
+        "sets": {name: made.described(name, files[name].name, hashes[name]) for name in sets},
         "figures": made.figures(),
-        "attacks": made.attacks(None if reference is None else _read_model(reference, options)[0].to(place)),
+        "attacks": made.attacks(compared),
     }
-    with atomic_write(path.with_suffix(".csv")) as file:  # first: the document says that both are there
-        file.write(made.table().encode())
-    write_json(path, document)
-    return Evaluation(document, path, kept=False)
+    control = _Evaluator(subject.destroyed(how.seed), sets, how, place) if controls else None
+    if control is not None:
+        document["controls"] = {"destroyed": {"figures": control.figures(), "attacks": control.attacks(compared)}}
+    document["standing"] = made.standing(control)
+    rows = ((name, [int(r.sample_id) for r in sets[name]], metrics) for name, metrics in made.values.items())
+    return evaluation.save(path, subject, key, document, evaluation.table(rows))
 
 
 class _Evaluator:
     """A model on the sets."""
 
     def __init__(
-        self,
-        model: CausalLM,
-        modality: DialogueModality,
-        sets: Mapping[str, RecordDataset],
-        options: EvaluateOptions,
-        device: torch.device,
+        self, subject: Subject, sets: Mapping[str, RecordDataset], options: EvaluateOptions, device: torch.device
     ) -> None:
-        self.model, self.sets, self.options, self.device = model, sets, options, device
+        self.model, self.sets, self.options, self.device = subject.model, sets, options, device
         kinds = {name: next(iter(dataset.modality_kinds)) for name, dataset in sets.items()}
         self.tasks = {name: CausalLMTask(modality=kind) for name, kind in kinds.items()}
-        self.loaders = {name: Loader(dataset, {kinds[name]: modality}) for name, dataset in sets.items()}
-        self.patients = {name: _codes([r.patient_id for r in dataset]) for name, dataset in sets.items()}
-        self.modality, self.values = modality, {}  # type: ignore[var-annotated]
-        self._tokens = {name: token_signals(model, self.tasks[name], self._batches(name), device) for name in sets}
+        self.loaders = {name: Loader(dataset, {kinds[name]: subject.modality}) for name, dataset in sets.items()}
+        self.patients = {name: codes([r.patient_id for r in dataset]) for name, dataset in sets.items()}
+        self.size = subject.modality.tokenizer.size
+        self.values: dict[str, list[PerExample]] = {}
+        self._tokens = {name: token_signals(self.model, self.tasks[name], self._batches(name), device) for name in sets}
 
     def _batches(self, name: str) -> Any:
         return self.loaders[name].batches(range(len(self.sets[name])), self.options.metrics.batch_size)
 
-    def described(self, name: str, path: Path) -> dict[str, Any]:
+    def described(self, name: str, file: str, sha256: str) -> dict[str, Any]:
         """What a set is."""
         return {
-            "file": path.name,
-            "sha256": sha256_file(path),
+            "file": file,
+            "sha256": sha256,
             "records": len(self.sets[name]),
             "patients": int(np.unique(self.patients[name]).size),
             "answer_tokens": int(self._tokens[name].n_tokens.sum()),
@@ -201,24 +165,42 @@ class _Evaluator:
             "notes": list(self.sets[name].notes),
         }
 
+    def standing(self, control: _Evaluator | None) -> dict[str, Any]:
+        """Whether the model is destroyed, by its loss on texts that it is not to forget."""
+        kept = [name for name in ("retain", "holdout") if name in self.sets]
+        if not kept:
+            return evaluation.unknown_standing("it needs retain or holdout texts")
+        ours, theirs = (None if of is None else of.losses(kept) for of in (self, control))
+        assert ours is not None
+        what = f"{' and '.join(kept)} texts"
+        return evaluation.standing(ours, self.size, None if theirs is None else float(theirs.mean()), what)
+
+    def losses(self, names: Sequence[str]) -> Floats:
+        """Mean NLL of every text of some sets."""
+        return np.concatenate([self._tokens[name].mean(self._tokens[name].nll) for name in names])
+
     def figures(self) -> dict[str, dict[str, Any]]:
         """Set to metric to figure."""
-        found: dict[str, dict[str, Any]] = {}
-        for name, dataset in self.sets.items():
-            metrics = text_metrics(
-                self.model,
-                self.tasks[name],
-                self.loaders[name],
-                range(len(dataset)),
-                self.device,
-                self.options.metrics,
-                seed=derive_seed(self.options.seed, "evaluate", name),
-                useful=name != "forget",
-                tokens=self._tokens[name],
-            )
-            self.values[name] = metrics
-            found[name] = {metric.name: self._figure(metric, name) for metric in metrics}
-        return found
+        for name in self.sets:
+            self.values[name] = self._metrics(name)
+        return {name: {m.name: self._figure(m, name) for m in metrics} for name, metrics in self.values.items()}
+
+    def _metrics(self, name: str) -> list[PerExample]:
+        """Of the tokens; and of what is written, greedily and, where asked for, sampled."""
+        options, useful = self.options.metrics, name != "forget"
+        given = (self.model, self.tasks[name], self.loaders[name], range(len(self.sets[name])), self.device)
+        seed = derive_seed(self.options.seed, "evaluate", name)
+        silent = replace(options, decoding=None)
+        found = text_metrics(*given, silent, seed=seed, useful=useful, tokens=self._tokens[name])
+        if options.decoding is None:
+            return found
+
+        def write(decoding: Any, seed: int) -> Written:
+            how = replace(options, decoding=decoding, extraction_likelihood=0)
+            metrics = written_metrics(*given, how, seed=seed)
+            return {m.name: turned(m) if useful else m for m in metrics}
+
+        return [*found, *greedy_and_sampled(write, options.decoding, seed).values()]
 
     def _figure(self, metric: PerExample, name: str) -> dict[str, Any]:
         rng = numpy_generator(self.options.seed, "figure", name, metric.name)
@@ -230,9 +212,9 @@ class _Evaluator:
         if not {"forget", "holdout"} <= set(self.sets) or not self.options.attacks:
             return {}
         other = None if reference is None else {name: self._losses(reference, name) for name in ("forget", "holdout")}
-        codes = _codes([who for name in ("forget", "holdout") for who in self._people(name)])
+        everyone = codes([who for name in ("forget", "holdout") for who in self._people(name)])
         n = len(self.sets["forget"])
-        sides = {"forget": codes[:n], "holdout": codes[n:]}
+        sides = {"forget": everyone[:n], "holdout": everyone[n:]}
         parts = {name: PartSignals(self._signals(name), who, _references(other, name)) for name, who in sides.items()}
         found = {}
         for attack in self.options.attacks:
@@ -273,33 +255,6 @@ class _Evaluator:
         tokens = token_signals(model, self.tasks[name], self._batches(name), self.device)
         return tokens.mean(tokens.nll)
 
-    def table(self) -> str:
-        """One row a record: set, row in its file (from 1), and every metric."""
-        text = io.StringIO()
-        names = list(dict.fromkeys(metric.name for metrics in self.values.values() for metric in metrics))
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["set", "row", *names])
-        for name, metrics in self.values.items():
-            columns = {metric.name: metric.values for metric in metrics}
-            for place, record in enumerate(self.sets[name]):
-                cells = [columns[m][place] if m in columns else np.nan for m in names]
-                writer.writerow(
-                    [name, int(record.sample_id), *("" if np.isnan(cell) else f"{cell:.8g}" for cell in cells)]
-                )
-        return text.getvalue()
-
-
-def _kept(path: Path, key: Mapping[str, str]) -> dict[str, Any] | None:
-    """A result that is there, whole, and of the same model, texts and options."""
-    if not (path.is_file() and path.with_suffix(".csv").is_file()):
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        logger.warning("%s is damaged and is made again", path.name)
-        return None
-    return found if isinstance(found, dict) and (found.get("schema"), found.get("key")) == (SCHEMA, key) else None
-
 
 def _check(files: Mapping[str, Path], options: EvaluateOptions, reference: Path | None) -> None:
     problems = [f"unknown set {name!r}. {did_you_mean(name, SETS)}" for name in files if name not in SETS]
@@ -310,28 +265,7 @@ def _check(files: Mapping[str, Path], options: EvaluateOptions, reference: Path 
         problems.append("the attack 'reference' needs a reference model (--reference), which never saw the forget set")
     if reference is not None and "reference" not in options.attacks:
         problems.append("a reference model was given and no attack uses it: add 'reference' to attacks")
-    if problems:
-        raise ConfigError(problems)
-
-
-def _read_model(place: Path, options: EvaluateOptions) -> tuple[CausalLM, DialogueModality]:
-    """The model in eval mode, and the modality that makes its tokens."""
-    length: dict[str, Any] = {
-        "max_length": options.max_length,
-        "on_long": "error" if options.max_length is None else "cut",
-    }
-    if (place / CONFIG_FILE).is_file():
-        loaded = load_model(place)
-        modality = next((m for m in loaded.modalities.values() if isinstance(m, DialogueModality)), None)
-        if modality is None or not isinstance(loaded.model, CausalLM):
-            raise ModelError("the stored model is no language model", where=str(place))
-        settings = {**modality.to_config(), **({} if options.max_length is None else length)}
-        if options.format is not None:
-            settings["format"] = options.format
-        settings.pop("kind")
-        return loaded.model, DialogueModality.from_config(settings)
-    model = build_causal_lm(CausalLMConfig(path=place, dtype=options.dtype), 0).eval()
-    return model, DialogueModality(read_lm_tokenizer(place), format=options.format, **length)
+    evaluation.refuse(problems)
 
 
 def _read_file(path: Path) -> RecordDataset:
@@ -360,38 +294,8 @@ def _column_names(path: Path) -> list[str]:
     return list(rows[0]) if rows else []
 
 
-def _key(
-    model: CausalLM,
-    modality: DialogueModality,
-    files: Mapping[str, Path],
-    options: EvaluateOptions,
-    reference: Path | None,
-) -> dict[str, str]:
-    """Hashes of all that a result depends on."""
-    other = None if reference is None else weights_sha256(_read_model(reference, options)[0])
-    rest = [
-        SCHEMA,
-        forgetmi.__version__,
-        modality.to_config(),
-        {name: sha256_file(path) for name, path in files.items()},
-        _plain(asdict(options)),
-        other,
-    ]
-    digest = hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-    return {"weights": weights_sha256(model), "rest": digest}
-
-
 def _references(losses: Mapping[str, Floats] | None, name: str) -> dict[str, References]:
     if losses is None:
         return {}
     values = losses[name][None]
     return {"retrained": References({"loss": values}, np.zeros(values.shape, dtype=np.bool_))}
-
-
-def _codes(patients: Sequence[str]) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return np.unique(np.asarray(patients), return_inverse=True)[1].astype(np.int64)
-
-
-def _plain(value: Any) -> Any:
-    plain: Any = json.loads(json.dumps(value, default=str))
-    return plain
