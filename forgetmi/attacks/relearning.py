@@ -26,11 +26,12 @@ from forgetmi.metrics.per_example import PerExample
 from forgetmi.models.causal_lm import CausalLM
 from forgetmi.models.lora import LoraOptions
 from forgetmi.tasks.base import Task
+from forgetmi.training.losses import task_objective
 from forgetmi.training.modes import preserved_mode
 from forgetmi.training.plans import ShuffledPlan, Step
 from forgetmi.training.scoring import collect_signals
 from forgetmi.training.seeds import derive_seed, numpy_generator
-from forgetmi.training.trainer import Trainer, task_objective
+from forgetmi.training.trainer import Trainer
 
 __all__ = ["Measure", "RelearningOptions", "choose_records", "probability_measure", "relearn"]
 

@@ -16,10 +16,10 @@ from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_valid
 from forgetmi.parts.edits.blocks import blocks, only_training
 from forgetmi.parts.objectives.sequence import sequence_means
 from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.training.losses import Loss, task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan, Step
 from forgetmi.training.seeds import derive_seed, numpy_generator
-from forgetmi.training.trainer import Loss, task_objective
 
 
 @dataclass(frozen=True)

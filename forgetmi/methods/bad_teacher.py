@@ -13,12 +13,12 @@ from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.models.output import ModelOutput
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.reference import Reference
 from forgetmi.training.remembered import RememberedTogether
 from forgetmi.training.seeds import derive_seed, numpy_generator
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_valid
 from forgetmi.parts.edits.layers import layers
 from forgetmi.parts.selection.relabelled import RelabelledPlan
 from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.seeds import torch_generator
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.edits.adversarial import pushed
 from forgetmi.parts.selection.relabelled import RelabelledPlan
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

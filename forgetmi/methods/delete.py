@@ -10,8 +10,8 @@ from torch import nn
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

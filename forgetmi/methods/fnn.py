@@ -25,9 +25,9 @@ from forgetmi.parts.edits.forgetting_layers import (
 )
 from forgetmi.parts.selection.alike import alike_batches
 from forgetmi.parts.selection.covering import covering
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.seeds import torch_generator
-from forgetmi.training.trainer import task_objective
 
 Layers = Mapping[str, ForgettingLayer]
 Taus = dict[str, Tensor]

@@ -23,11 +23,11 @@ from forgetmi.parts.objectives.forget_mi import (
     unimodal_distance,
 )
 from forgetmi.parts.selection.paired import PairedPlan
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.reference import Reference
 from forgetmi.training.seeds import derive_seed, torch_generator
-from forgetmi.training.trainer import Loss
 
 Join = Callable[[ModelOutput], Tensor]
 PresetName = Literal["no_noise", "equal", "multimodal", "unimodal", "retention"]

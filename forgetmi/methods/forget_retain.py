@@ -14,10 +14,10 @@ from forgetmi.methods.base import UnlearningJob, without_validation
 from forgetmi.parts.objectives.ascent import forget_retain_loss
 from forgetmi.parts.selection.paired import PairedPlan
 from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import Plan
 from forgetmi.training.reference import Reference
-from forgetmi.training.trainer import Loss
 
 Term = Callable[[nn.Module, dict[str, Batch]], Tensor]
 """A scalar of the model and a step's batches."""

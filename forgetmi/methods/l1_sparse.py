@@ -11,8 +11,8 @@ from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.objectives.sparsity import Schedule, l1_norm, l1_weight
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from forgetmi.errors import ConfigError, MethodError, did_you_mean
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, joint_of, without_validation
 from forgetmi.parts.objectives.multi_delete import embedding_mse, unimodal_mse
 from forgetmi.parts.selection.mismatched import MismatchedPlan, mixed
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.seeds import derive_seed
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

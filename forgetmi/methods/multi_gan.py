@@ -29,11 +29,11 @@ from forgetmi.parts.selection.synthetic import (
     nearest,
     scale_of,
 )
+from forgetmi.training.losses import Loss
 from forgetmi.training.modes import preserved_mode, scoring
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.seeds import derive_seed, torch_generator
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

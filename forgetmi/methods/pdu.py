@@ -14,8 +14,8 @@ from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_valid
 from forgetmi.methods.forget_retain import paired_plan
 from forgetmi.parts.objectives.primal_dual import dual_step, flatness_tokens, lagrangian
 from forgetmi.parts.objectives.sequence import token_mean
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,10 @@ from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.relabelled import RelabelledPlan, labels_of
 from forgetmi.parts.selection.sequences import InTurnPlan
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import Plan, ShuffledPlan
 from forgetmi.training.seeds import torch_generator
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

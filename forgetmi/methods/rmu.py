@@ -19,10 +19,10 @@ from forgetmi.parts.edits.blocks import activations, blocks, only_training
 from forgetmi.parts.objectives.ascent import forget_retain_loss
 from forgetmi.parts.objectives.rmu import activation_loss, control_vector
 from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.training.losses import Loss
 from forgetmi.training.modes import scoring
 from forgetmi.training.options import FitOptions
 from forgetmi.training.seeds import torch_generator
-from forgetmi.training.trainer import Loss
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,11 @@ from forgetmi.errors import ConfigError, MethodError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.relabelled import labels_of
 from forgetmi.parts.selection.sequences import InTurnPlan
+from forgetmi.training.losses import Loss, Objective
 from forgetmi.training.modes import scoring
 from forgetmi.training.options import FitOptions
 from forgetmi.training.reference import Reference
 from forgetmi.training.remembered import RememberedTogether
-from forgetmi.training.trainer import Loss, Objective
 
 PUBLISHED_FIT = FitOptions(epochs=5, lr=5e-4, weight_decay=5e-4, mode="frozen_batchnorm")
 

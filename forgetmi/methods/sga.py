@@ -12,9 +12,9 @@ from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.memorised import count_outliers, mean_below, still_memorised
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.scoring import score_batches
-from forgetmi.training.trainer import Loss
 
 PUBLISHED_FIT = FitOptions(epochs=150, batch_size=8, lr=5e-5, optimizer="adam", weight_decay=0.0, mode="eval")
 

@@ -15,8 +15,8 @@ from forgetmi.methods.sga import PUBLISHED_FIT, Memorisation, ascend_selectively
 from forgetmi.parts.edits.importance import trainable
 from forgetmi.parts.edits.task_vectors import extrapolated
 from forgetmi.parts.selection.memorised import mean_below
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import task_objective
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from forgetmi.errors import ConfigError, unmet
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.selection.classes import forgotten_classes
 from forgetmi.parts.selection.learned_noise import LearnedNoise, OneStepPlan, WithNoisePlan
+from forgetmi.training.losses import Loss, Objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import Plan, ShuffledPlan
 from forgetmi.training.seeds import numpy_generator, torch_generator
-from forgetmi.training.trainer import Loss, Objective
 
 _NOISE = FitOptions(epochs=5, lr=0.1, optimizer="adam", weight_decay=0.0, clip_norm=None)
 _IMPAIR = FitOptions(epochs=1, lr=0.02, optimizer="adam", weight_decay=0.0, mode="frozen_batchnorm")

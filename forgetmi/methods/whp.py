@@ -13,9 +13,9 @@ from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods.base import Needs, UnlearningJob, check_job, without_validation
 from forgetmi.parts.objectives.harry_potter import generic_labels, generic_logits
 from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.training.losses import Loss, task_objective
 from forgetmi.training.modes import scoring
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import Loss, task_objective
 
 
 @dataclass(frozen=True)

@@ -18,10 +18,10 @@ from forgetmi.parts.edits.task_vectors import ties
 from forgetmi.parts.objectives.npo import npo_loss
 from forgetmi.parts.objectives.sequence import token_mean
 from forgetmi.parts.updates.mask import Scope
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.reference import Reference
 from forgetmi.training.seeds import derive_seed, scoped_seed
-from forgetmi.training.trainer import Loss
 
 Adapter = dict[str, Tensor]
 

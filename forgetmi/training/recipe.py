@@ -9,10 +9,11 @@ from torch import nn
 from forgetmi.batch import Loader
 from forgetmi.errors import TrainingError
 from forgetmi.tasks.base import Task
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.scoring import collect_signals
-from forgetmi.training.trainer import FitResult, Trainer, Validation, task_objective
+from forgetmi.training.trainer import FitResult, Trainer, Validation
 
 
 def train_by_recipe(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from accelerate.utils import broadcast
@@ -19,51 +19,15 @@ from torch.utils.data import DataLoader
 from forgetmi.batch import Batch
 from forgetmi.errors import ConfigError, TrainingError
 from forgetmi.models.weights import state_sha256
-from forgetmi.tasks.base import Task
 from forgetmi.training.checkpoints import CheckpointFile
 from forgetmi.training.devices import Precision, make_accelerator
+from forgetmi.training.losses import Loss, Objective
 from forgetmi.training.modes import preserved_mode, same_device, set_fit_mode
 from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
 from forgetmi.training.plans import Pieces, Plan, Step, split_step
 from forgetmi.training.progress import Progress
 from forgetmi.training.runlog import RunLog
 from forgetmi.training.seeds import derive_seed, scoped_seed, set_scoped_seed
-
-
-class Loss(NamedTuple):
-    """A scalar to minimise, and its parts for the log.
-
-    Attributes:
-        total: the scalar.
-        parts: scalars.
-        rest: what is to be added, computed when the gradient of ``total`` is there and its graph is gone: of the terms
-            of a sum, one at a time is held.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    rest: Callable[[], Loss] | None = None
-
-    def whole(self) -> Loss:
-        """The same with nothing left to add."""
-        if self.rest is None:
-            return self
-        more = self.rest().whole()
-        return Loss(self.total + more.total, {**self.parts, **more.parts})
-
-
-Objective = Callable[[nn.Module, dict[str, Batch]], Loss]
-"""A loss on the model and the step's batches."""
-
-
-def task_objective(task: Task, stream: str) -> Objective:
-    """The task's own training loss on one stream: how originals are trained, retrained and fine-tuned."""
-
-    def objective(model: nn.Module, batches: dict[str, Batch]) -> Loss:
-        return Loss(task.loss(model, batches[stream]), {})
-
-    return objective
-
 
 Validation = Callable[[nn.Module, int], float]
 """A number to be made small, from the model (in eval mode, no gradients) after an epoch."""

@@ -14,9 +14,9 @@ from forgetmi.methods import build_method
 from forgetmi.models.output import ModelOutput
 from forgetmi.parts.edits.adversarial import pushed
 from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
-from forgetmi.training.trainer import task_objective
 from tests.tiny import classifier_case, language_case, same_state, state_of
 
 FIT = {"epochs": 3, "batch_size": 4, "lr": 1e-2}

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from forgetmi.methods import build_method
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
-from forgetmi.training.trainer import task_objective
 from tests.methods.lm import captured
 from tests.tiny import language_case
 

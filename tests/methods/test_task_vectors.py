@@ -7,8 +7,8 @@ import torch
 
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import build_method
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import task_objective
 from tests.methods.test_sga import events, memorisation
 from tests.tiny import adapter_case, classifier_case, language_case, same_state, state_of
 

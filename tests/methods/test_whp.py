@@ -7,8 +7,8 @@ import torch
 
 from forgetmi.errors import ConfigError, MethodError
 from forgetmi.methods import build_method
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
-from forgetmi.training.trainer import task_objective
 from tests.tiny import classifier_case, language_case, same_state, state_of
 
 FIT = {"epochs": 2, "batch_size": 4, "lr": 1e-2, "mode": "eval"}

@@ -78,8 +78,8 @@ def test_batchnorm_with_frozen_weights_keeps_its_statistics_in_train_mode():
 
 def test_schedules_know_that_epochs_differ_in_length():
     """lr reaches its end at the last step, also when later epochs are shorter."""
+    from forgetmi.training.losses import task_objective
     from forgetmi.training.plans import ShuffledPlan
-    from forgetmi.training.trainer import task_objective
     from tests.training.toys import TASK, vector_loader
 
     class Shrinking(ShuffledPlan):

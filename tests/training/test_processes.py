@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from forgetmi.methods import build_method
+from forgetmi.training.losses import Loss
 from forgetmi.training.options import FitOptions
 from forgetmi.training.runlog import RunLog
-from forgetmi.training.trainer import Loss, Trainer
+from forgetmi.training.trainer import Trainer
 from tests.tiny import classifier_case
 from tests.training.toys import TASK, N, Net, fit, vector_loader
 

@@ -15,12 +15,13 @@ from forgetmi.batch import Loader
 from forgetmi.errors import ConfigError, TrainingError
 from forgetmi.modalities.tokens import TokenModality
 from forgetmi.tasks.causal_lm import CausalLMTask
+from forgetmi.training.losses import Loss, task_objective
 from forgetmi.training.modes import scoring
 from forgetmi.training.options import FitOptions, build_optimizer, lr_factor
 from forgetmi.training.plans import ShuffledPlan
 from forgetmi.training.progress import Progress
 from forgetmi.training.runlog import RunLog
-from forgetmi.training.trainer import Loss, Trainer, task_objective
+from forgetmi.training.trainer import Trainer
 from tests.tiny import same_state, state_of, tiny_gpt2, tiny_sequences
 from tests.training.toys import TASK, N, Net, fit, largest_difference, vector_loader
 

@@ -12,9 +12,10 @@ from forgetmi.batch import Batch, Loader
 from forgetmi.models.output import ModelOutput
 from forgetmi.records import Record, RecordDataset
 from forgetmi.tasks.classification import ClassificationTask
+from forgetmi.training.losses import task_objective
 from forgetmi.training.options import FitOptions
 from forgetmi.training.plans import ShuffledPlan
-from forgetmi.training.trainer import FitResult, Trainer, task_objective
+from forgetmi.training.trainer import FitResult, Trainer
 
 TASK = ClassificationTask(3)
 N = 11  # no multiple of a batch size: the last batch is smaller

@@ -12,9 +12,9 @@ from torch.func import functional_call
 from forgetmi.batch import Batch
 from forgetmi.modalities.base import Inputs
 from forgetmi.models.gan import GanPair
+from forgetmi.training.losses import Loss
 from forgetmi.training.plans import Step
 from forgetmi.training.seeds import numpy_generator, torch_generator
-from forgetmi.training.trainer import Loss
 
 DISCRIMINATOR, GENERATOR = "discriminator", "generator"
 PAIRS_AN_EPOCH = 100
