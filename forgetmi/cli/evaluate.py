@@ -81,6 +81,8 @@ def evaluate(
         console = Console()
         for table in _tables(found):
             console.print(table)
+        for reason in _reasons(found):
+            typer.echo(reason)
         for one in found:
             if one.document["standing"]["destroyed"] is not False:
                 typer.echo(f"{one.document['model']['name']}: {one.document['standing']['sentence']}")
@@ -139,43 +141,57 @@ def _on_benchmark(
 
 
 def _tables(found: list[Evaluation]) -> list[Table]:
-    """A table of each set, of scores and of attacks; each model's column, and beside it what was measured with it."""
+    """A table of each set, of scores and of attacks; a column for each model, then for what stands beside them."""
     documents = [one.document for one in found]
-    columns = [column for document in documents for column in _columns(document)]
-    tables = []
-    for name, figures in documents[0]["figures"].items():
-        told = documents[0]["sets"][name]
+    columns = _columns(documents)
+    first, tables = documents[0], []
+    for name, figures in first["figures"].items():
+        told = first["sets"][name]
+        groups = f" of {told['patients']} patients" if told["patients"] < told["records"] else ""
         file = f" ({told['file']})" if "file" in told else ""
-        tables.append(_table(f"{name}: {told['records']} texts of {told['patients']} patients{file}", columns, [
-            (key, [of["figures"][name].get(key) for _, of in columns]) for key in figures
-        ]))  # fmt: skip
-    if scores := documents[0].get("scores"):
-        rows = [(key, [of.get("scores", {}).get(key) for _, of in columns]) for key in scores]
-        tables.append(_table(f"scores of {documents[0]['benchmark']}", columns, rows))
-    if documents[0]["attacks"]:
+        rows = [(key, [of["figures"][name].get(key) for _, of in columns]) for key in figures]
+        tables.append(_table(f"{name}: {told['records']} texts{groups}{file}", columns, rows))
+    if scores := first.get("scores"):
+        rows = [(key, [of["scores"].get(key) for _, of in columns]) for key in scores]
+        tables.append(_table(f"scores of {first['benchmark']}", columns, rows))
+    if first["attacks"]:
         attacked = [column for column in columns if column[1].get("attacks")]
-        rows = [(a, [of["attacks"][a]["figures"]["auc"] for _, of in attacked]) for a in documents[0]["attacks"]]
+        rows = [(key, [of["attacks"][key]["figures"]["auc"] for _, of in attacked]) for key in first["attacks"]]
         tables.append(_table("AUC of attacks, forget against holdout", attacked, rows))
     return tables
 
 
-def _columns(document: dict[str, Any]) -> list[tuple[str, dict[str, Any]]]:
-    """Heading and what was measured: of the model, of the retrained one, of the destroyed copy."""
-    model, reference = document["model"], document["reference"]
-    found = [(f"{model['name']} {model['weights_sha256'][:8]}", document)]
-    if reference is not None and "figures" in reference:
-        found.append((f"{reference['name']} {reference['weights_sha256'][:8]}", reference))
-    found += [(f"{name} copy", control) for name, control in document.get("controls", {}).items()]
-    return found
+def _columns(documents: list[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
+    """Heading and what was measured: of the models, of the retrained one, of destroyed copies."""
+    models = [(f"{of['model']['name']} {of['model']['weights_sha256'][:8]}", of) for of in documents]
+    reference = documents[0]["reference"]  # the same for all
+    beside = [] if reference is None or "figures" not in reference else [reference]
+    retrained = [(f"{of['name']} {of['weights_sha256'][:8]}", of) for of in beside]
+    copies = [
+        (f"{of['model']['name']} {name}", control)
+        for of in documents
+        for name, control in of.get("controls", {}).items()
+    ]
+    return [*models, *retrained, *copies]
+
+
+def _reasons(found: list[Evaluation]) -> list[str]:
+    """Why scores have no value, each reason once."""
+    lacking: dict[str, list[str]] = {}
+    for one in found:
+        for name, score in one.document.get("scores", {}).items():
+            if score["value"] is None and name not in (names := lacking.setdefault(score["reason"], [])):
+                names.append(name)
+    return [f"no {', '.join(names)}: {reason}" for reason, names in lacking.items()]
 
 
 def _table(title: str, columns: list[tuple[str, Any]], rows: list[tuple[str, list[dict[str, Any] | None]]]) -> Table:
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="bold")
-    table.add_column("figure")
+    table.add_column("figure", no_wrap=True)
     for heading, _ in columns:
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     for name, cells in rows:
         table.add_row(name, *map(_cell, cells))
     return table

@@ -106,7 +106,7 @@ def evaluate(
     """
     how = options or EvaluateOptions()
     _check(files, how, reference)
-    read = {"format": how.format, "max_length": how.max_length, "dtype": how.dtype}
+    read: dict[str, Any] = {"format": how.format, "max_length": how.max_length, "dtype": how.dtype}
     subject = evaluation.read_subject(model, **read)
     other = None if reference is None else evaluation.read_subject(reference, **read)
     sets = {name: _read_file(path) for name, path in files.items()}

@@ -224,7 +224,7 @@ def test_the_commands_one_after_the_other(config, tmp_path):
     assert (moved / "report.html").read_text() == first
 
 
-KINDS = ["methods", "attacks", "adapters", "models", "encoders", "tasks", "metrics", "presets"]
+KINDS = ["methods", "attacks", "adapters", "models", "encoders", "tasks", "metrics", "presets", "benchmarks"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

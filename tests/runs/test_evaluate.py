@@ -206,3 +206,56 @@ def test_the_command(place, tmp_path):
     assert "kept:" in CliRunner().invoke(app, asked).output
     wrong = CliRunner().invoke(app, ["evaluate"])
     assert wrong.exit_code == 2 and "--model" in wrong.output and "--forget" in wrong.output
+
+
+def test_greedy_and_sampled_answers_stand_beside_each_other(place, tmp_path):
+    def measured(decoding, out, seed=0):
+        metrics = TextMetricOptions(decoding=decoding, extraction_likelihood=3)
+        return evaluate(
+            place / "before", files(place, "forget"), out, EvaluateOptions(metrics=metrics, n_bootstrap=200, seed=seed)
+        ).document["figures"]["forget"]
+
+    greedy = measured(Decoding(max_new_tokens=6), tmp_path)
+    drawn = Decoding(max_new_tokens=6, temperature=1.0, samples=3)
+    both = measured(drawn, tmp_path)
+    assert {name: both[name] for name in greedy} == greedy
+    written = {"answer_rougeL_recall_sampled", "n_gram_entropy_sampled", "repetition_4_sampled"}
+    assert set(both) - set(greedy) == written
+    assert measured(drawn, tmp_path / "again") == both
+    other = measured(drawn, tmp_path, seed=1)
+    assert any(other[name]["value"] != both[name]["value"] for name in written)
+
+
+def test_a_destroyed_copy_stands_beside_and_random_weights_are_called_destroyed(place, tmp_path):
+    three = files(place, "forget", "retain", "holdout")
+    found = evaluate(place / "before", three, tmp_path, OPTIONS, controls=True).document
+    assert found["standing"]["destroyed"] is True  # it was never trained
+    control = found["controls"]["destroyed"]
+    assert set(control["figures"]) == set(three) and set(control["attacks"]) == set(found["attacks"])
+    losses = [control["figures"][name]["mean_nll"]["value"] for name in ("retain", "holdout")]
+    assert found["standing"]["control_nll"] == pytest.approx((8 * losses[0] + 12 * losses[1]) / 20)
+    alone = evaluate(place / "before", files(place, "forget"), tmp_path, OPTIONS).document
+    assert alone["standing"]["destroyed"] is None and "retain or holdout" in alone["standing"]["sentence"]
+    assert "controls" not in alone
+
+
+def test_a_model_that_learnt_which_words_are_frequent_is_not_destroyed(place, tmp_path):
+    """Its law is that of the texts' tokens, whatever it reads: better than the uniform one by far."""
+    model = build_causal_lm(CausalLMConfig(path=place / "before"), 0).eval()
+    modality = DialogueModality(read_lm_tokenizer(place / "before"))
+    rows = [json.loads(line) for line in (place / "retain.jsonl").read_text().splitlines()]
+    ids = torch.cat([modality.prepare(row)[0] for row in rows])
+    law = torch.bincount(ids, minlength=modality.tokenizer.size).double() + 0.1
+    head = torch.zeros_like(model.lm.lm_head.weight)
+    with torch.no_grad():
+        head[:, 0] = (law / law.sum()).log().float()
+        model.lm.lm_head.weight = torch.nn.Parameter(head)
+        model.lm.transformer.ln_f.weight.zero_()
+        model.lm.transformer.ln_f.bias.copy_(torch.eye(16)[0])
+    model.lm.config.tie_word_embeddings = False
+    save_model(model, tmp_path / "stored", modalities={"note": modality}, task_config={"name": "causal_lm"})
+    found = evaluate(tmp_path / "stored", files(place, "retain"), tmp_path / "out", OPTIONS, controls=True).document
+    assert found["standing"]["destroyed"] is False, found["standing"]["sentence"]
+    labels = [modality.prepare(row)[1] for row in rows]
+    losses = [-(law / law.sum()).log()[label[label != -100]].mean() for label in labels]
+    assert found["standing"]["mean_nll"] == pytest.approx(float(torch.stack(losses).mean()), rel=1e-4)

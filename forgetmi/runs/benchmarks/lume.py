@@ -111,10 +111,17 @@ class LumeBenchmark(Benchmark):
     def _attack(self, subject: Subject, data: Data) -> LossAttack | None:
         if "documents" not in data:
             return None
-        sides = [values_of(data["documents"], "text", source_split=name) for name in ("member", "nonmember")]
-        tokenizer, how = subject.modality.tokenizer, {"max_length": self.max_length, "batch_size": self.batch_size}
-        losses = [document_nll(subject.model, tokenizer, texts, **how) for texts in sides]
-        return loss_attack(*losses, self.generator("mia"), **self.intervals)
+        members, others = (
+            document_nll(
+                subject.model,
+                subject.modality.tokenizer,
+                values_of(data["documents"], "text", source_split=name),
+                max_length=self.max_length,
+                batch_size=self.batch_size,
+            )
+            for name in ("member", "nonmember")
+        )
+        return loss_attack(members, others, self.generator("mia"), **self.intervals)
 
     def _mmlu(self, subject: Subject, data: Data) -> float | None:
         if not isinstance(self.mmlu, Path):
@@ -143,7 +150,7 @@ def _final(score: LumeScore, aggregate: str | None) -> Score:
 
 def _parts(written: Mapping[str, TaskScores]) -> dict[str, Part]:
     """Of forget and of retain: all rows, each cell's metric with values of its own rows only."""
-    parts = {}
+    parts: dict[str, Part] = {}
     for source in SOURCES:
         metrics = []
         for suffix, made in written.items():
