@@ -131,7 +131,8 @@ def written_metrics(
     if options.decoding is None:
         return found
     values = [loader.record(index).value(task.modality) for index in indices]
-    decoding, settings = options.decoding, {"seed": seed, "batch_size": options.batch_size}
+    decoding = options.decoding
+    settings: dict[str, Any] = {"seed": seed, "batch_size": options.batch_size}
     if any(isinstance(value, str) for value in values):
         texts = [value if isinstance(value, str) else value["answer"] for value in values]
         tokenizer = modality.tokenizer
