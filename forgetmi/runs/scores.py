@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from forgetmi.audit.probes import Probe
 from forgetmi.audit.scores import AuditContext, ModelScores, PartInfo, ReferenceScores
 from forgetmi.errors import ModelError
+from forgetmi.models.causal_lm import CausalLM
 from forgetmi.models.persistence import load_model
 from forgetmi.models.weights import weights_sha256
 from forgetmi.partition import PARTS
@@ -62,9 +64,12 @@ def model_scores(
         )
     model = loaded.model.to(device)
     role, _, index = name.partition("-")
-    parts, probes = (
-        ({part: _part(prepared, model, part, device) for part in PARTS}, []) if language is None else language.of(model)
-    )
+    parts: dict[str, Any]
+    probes: list[Probe] = []
+    if language is None:
+        parts = {part: _part(prepared, model, part, device) for part in PARTS}
+    else:
+        parts, probes = language.of(_written(model))
     return ModelScores(
         role=role,  # type: ignore[arg-type]
         parts=parts,
@@ -75,6 +80,13 @@ def model_scores(
         alone=done.facts.get("at_a_time", 1) == 1,
         peak_memory_mb=done.peak_memory_mb if done.facts.get("made_here", True) else None,
     )
+
+
+def _written(model: torch.nn.Module) -> CausalLM:
+    """The model as one that writes."""
+    if not isinstance(model, CausalLM):
+        raise ModelError(f"a {type(model).__name__} writes no text", expected="a CausalLM")
+    return model
 
 
 def _part(prepared: Prepared, model: torch.nn.Module, part: str, device: torch.device) -> dict[str, Any]:
@@ -104,7 +116,7 @@ def destroyed_scores(
     """Scores of the original with its weights made noise."""
     seed = derive_seed(prepared.config.run.seed, "destroyed")
     model = destroyed_copy(load_model(folder.model("original")).model, torch_generator(seed)).to(device)
-    parts, probes = language.of(model)
+    parts, probes = language.of(_written(model))
     return ModelScores("control", parts, weights_sha256(model), probes=probes)
 
 
