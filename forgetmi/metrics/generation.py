@@ -234,7 +234,7 @@ def plain_decoding(lm: Any, max_new_tokens: int, eos_id: int | None = None) -> I
     """
     from transformers import GenerationConfig
 
-    own = lm.generation_config
+    own, padding = lm.generation_config, getattr(lm.config, "pad_token_id", None)
     lm.generation_config = GenerationConfig(
         do_sample=False,
         max_new_tokens=max_new_tokens,
@@ -242,10 +242,12 @@ def plain_decoding(lm: Any, max_new_tokens: int, eos_id: int | None = None) -> I
         eos_token_id=eos_id,
         use_cache=True,
     )
+    # Prompts come with their mask. GPT-2 warns nevertheless: a mask without padding does not reach it.
+    lm.config.pad_token_id = None
     try:
         yield lm.generation_config
     finally:
-        lm.generation_config = own
+        lm.generation_config, lm.config.pad_token_id = own, padding
 
 
 def _continued(

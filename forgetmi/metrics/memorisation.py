@@ -124,8 +124,36 @@ class Outliers:
         return {**asdict(self), "count": self.count, "gap": self.gap}
 
 
+HIGH, LOW = 0.60, 0.15
+"""Where the tails of exact memorisation begin in the published analysis, both included."""
+
+
+def known_by_heart(signals: TokenSignals, high: float = HIGH) -> PerExample:
+    """1 where a record's exact memorisation is at least ``high``: the upper tail of c(D_f), as a share."""
+    g = exact_memorisation(signals).values
+    return token_metric(
+        "known_by_heart",
+        np.where(np.isnan(g), np.nan, (g >= high).astype(np.float64)),
+        "remembers_above",
+        "Of {value:.1%} of the records the model knows most tokens by heart.",
+        f"share of records whose exact memorisation is at least {high:g}",
+    )
+
+
+def hardly_known(signals: TokenSignals, low: float = LOW) -> PerExample:
+    """1 where it is at most ``low``: the lower tail. A record that no other is like is told from others too."""
+    g = exact_memorisation(signals).values
+    return token_metric(
+        "hardly_known",
+        np.where(np.isnan(g), np.nan, (g <= low).astype(np.float64)),
+        "remembers_below",
+        "Of {value:.1%} of the records the model gets hardly a token right.",
+        f"share of records whose exact memorisation is at most {low:g}",
+    )
+
+
 def memorisation_outliers(
-    memorisation: PerExample, held_out: PerExample, *, high: float = 0.60, low: float = 0.15
+    memorisation: PerExample, held_out: PerExample, *, high: float = HIGH, low: float = LOW
 ) -> Outliers:
     """Count both tails of exact memorisation, and compare its mean with that of held-out texts.
 
@@ -133,7 +161,7 @@ def memorisation_outliers(
         memorisation: g of the forgotten records: :func:`exact_memorisation`.
         held_out: g of texts that nobody trained on, by *the same* model: another model's constant (the published
             analysis has one for each size) is no measure of this one.
-        high, low: where the tails begin; the published analysis has .60 and .15, both included.
+        high, low: where the tails begin, both included.
 
     Raises:
         ConfigError: not 0 <= low < high <= 1.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,7 +15,13 @@ from forgetmi.metrics.figure import Direction
 from forgetmi.metrics.fluency import n_gram_entropy, repetition
 from forgetmi.metrics.generation import Decoding, continue_texts, prompts_of
 from forgetmi.metrics.keywords import keyword_accuracy, keyword_confidence, keyword_mask
-from forgetmi.metrics.memorisation import exact_memorisation, extraction_strength, verbatim_prefix
+from forgetmi.metrics.memorisation import (
+    exact_memorisation,
+    extraction_strength,
+    hardly_known,
+    known_by_heart,
+    verbatim_prefix,
+)
 from forgetmi.metrics.per_example import PerExample
 from forgetmi.metrics.rouge import rouge_of_samples, verbatim_continuation
 from forgetmi.metrics.token_signals import TokenSignals, mean_nll, perplexity, probability, token_signals
@@ -153,4 +159,13 @@ def turned(metric: PerExample) -> PerExample:
 
 
 _TURNED: dict[Direction, Direction] = {"remembers_above": "useful_above", "remembers_below": "useful_below"}
-_OF_TOKENS = (mean_nll, probability, perplexity, exact_memorisation, extraction_strength, verbatim_prefix)
+_OF_TOKENS: tuple[Callable[[TokenSignals], PerExample], ...] = (
+    mean_nll,
+    probability,
+    perplexity,
+    exact_memorisation,
+    known_by_heart,
+    hardly_known,
+    extraction_strength,
+    verbatim_prefix,
+)

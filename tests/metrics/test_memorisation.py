@@ -17,6 +17,8 @@ from forgetmi.metrics.memorisation import (
     exact_memorisation,
     extraction_strength,
     greedy_answers,
+    hardly_known,
+    known_by_heart,
     matching_share,
     memorisation_outliers,
     n_verbatim,
@@ -187,3 +189,17 @@ def test_outliers_that_cannot_be_counted_are_refused() -> None:
     for pair in ((share(np.nan), share(0.5)), (share(0.5), share(np.nan))):
         with pytest.raises(DataError, match="no record"):
             memorisation_outliers(*pair)
+
+
+def test_the_tails_as_shares_are_the_outliers():
+    """Five records of 20 tokens with 0, 3, 4, 12 and 20 of them right: both ends are included."""
+    right = np.array([0, 3, 4, 12, 20])
+    mask = np.ones((5, 20), dtype=bool)
+    zeros = np.zeros((5, 20))
+    signals = TokenSignals(mask, zeros, zeros, zeros, np.arange(20) < right[:, None])
+    high, low = known_by_heart(signals), hardly_known(signals)
+    assert high.values.tolist() == [0, 0, 0, 1, 1] and low.values.tolist() == [1, 1, 0, 0, 0]
+    g = exact_memorisation(signals)
+    found = memorisation_outliers(g, g)
+    assert found.count == high.values.sum() + low.values.sum()
+    assert (high.direction, low.direction) == ("remembers_above", "remembers_below")
