@@ -145,7 +145,7 @@ def build_audit(
 
 
 def _check_probes(models: Sequence[ModelScores]) -> None:
-    asked = [[(probe.key, probe.judged, probe.outsiders is None) for probe in model.probes] for model in models]
+    asked = [[(p.key, p.judged, p.kind, p.outsiders is None) for p in model.probes] for model in models]
     for model, own in zip(models, asked, strict=True):
         if own != asked[0]:
             raise AuditError(

@@ -1,8 +1,8 @@
 """Further questions to each model: what it writes, and what attacks that change or ask it bring back.
 
 A probe is made of values of records, so that its figure has an interval by patient like every other. One that is judged
-takes part in the verdict: an attack by its AUC on both sides of the retrained models, what is remembered by its mean
-above them alone (to write less than a retrained model would is no harm).
+takes part in the verdict: an attack by its AUC on both sides of the retrained models, what is remembered above them
+alone (to write less than a retrained model would is no harm).
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Probe:
         outsiders: the same of test records: then the figure is the AUC of forgotten against test records, otherwise the
             mean.
         judged: whether the verdict looks at it.
+        one_sided: to lie below the retrained models is no harm, although there are outsiders.
     """
 
     key: str
@@ -52,11 +53,12 @@ class Probe:
     part: str = "forget"
     outsiders: PerExample | None = None
     judged: bool = False
+    one_sided: bool = False
 
     @property
     def kind(self) -> ProbeKind:
         """How the verdict reads it."""
-        return "memorised" if self.outsiders is None else "attack"
+        return "memorised" if self.one_sided or self.outsiders is None else "attack"
 
 
 @dataclass(frozen=True)

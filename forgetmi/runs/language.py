@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -22,12 +24,13 @@ from forgetmi.attacks.membership.language_signals import (
 from forgetmi.attacks.membership.perturbations import WordLaw
 from forgetmi.attacks.membership.result import LANGUAGE_SIGNALS
 from forgetmi.attacks.quantisation import QUANTISERS
-from forgetmi.attacks.relearning import relearn
+from forgetmi.attacks.relearning import RelearningOptions, choose_records, probability_measure, relearn
 from forgetmi.audit.probes import Probe
 from forgetmi.errors import AuditError
-from forgetmi.metrics.generation import Decoding
+from forgetmi.metrics.generation import Decoding, prefixes_of, prompts_of
+from forgetmi.metrics.memorisation import extraction_strength
 from forgetmi.metrics.per_example import PerExample
-from forgetmi.metrics.roc import Floats, Ints
+from forgetmi.metrics.roc import Bools, Floats, Ints
 from forgetmi.metrics.text_metrics import TextMetricOptions, token_metrics, written_metrics
 from forgetmi.metrics.token_signals import TokenSignals, token_signals
 from forgetmi.modalities.dialogue import DialogueModality
@@ -38,9 +41,13 @@ from forgetmi.tasks.causal_lm import CausalLMTask
 from forgetmi.training.seeds import derive_seed, numpy_generator
 from forgetmi.training.trainer import Trainer
 
+logger = logging.getLogger("forgetmi")
+
 LABELS = {
     "extraction_strength": "share of an answer, at its end, that it would write itself",
     "verbatim_prefix": "share of an answer that it would write before its first mistake",
+    "known_by_heart": "share of records of which it knows at least 60 % of the tokens",
+    "hardly_known": "share of records of which it knows at most 15 % of the tokens",
     "probability": "probability of an answer, a token",
     "keyword_accuracy": "share of names, numbers and dates that it would write itself, the true text before them given",
     "keyword_confidence": "probability that it gives to names, numbers and dates",
@@ -50,12 +57,16 @@ LABELS = {
     "test_n_gram_entropy": "richness of what it writes (entropy of word pairs and triples, bits)",
     "test_repetition_4": "share of what it writes that it wrote before (loops)",
 }
-JUDGED = ("extraction_strength", "template_best_answer", "template_best_identifiers")
-"""Of what the audit asks for in other words, the most that any of them brings out."""
 EXPOSURES = {
     "exposure": "bits by which a true identifier is ranked above made-up ones",
     "identifier_first": "share of identifiers that it holds likelier than every made-up one",
 }
+JUDGED = ("extraction_strength", "template_best_answer", "template_best_identifiers", "exposure")
+"""Of what the audit asks for in other words, the most that any of them brings out.
+
+Each is judged beside test records under the same model. A share itself moves with the seed, all records together: then
+one retrained model in R + 1 has the highest, however many patients there are.
+"""
 HIERARCHY = {
     "rouge": "share of what is asked for in what it writes (ROUGE-L)",
     "identifiers": "share of identifiers in what it writes",
@@ -82,13 +93,14 @@ class LanguageAudit:
         self.task, self.modality, self.device, self.prepared = task, modality, device, prepared
         self.options, self.seed = prepared.config.language, derive_seed(prepared.config.run.seed, "audit", "language")
         self.asked = {part: self._drawn(part) for part in ASKED}
+        self._said: set[str] = set()
 
     def of(self, model: CausalLM) -> tuple[dict[str, dict[str, Floats]], list[Probe]]:
         """(part to signals [N] for the attacks, probes) of a model, which is left as it is."""
         tokens = {part: self._tokens(model, part) for part in PARTS}
         parts = {part: self._signals(model, part, tokens[part]) for part in PARTS}
         probes = [
-            *self._memorised(tokens["forget"]),
+            *self._memorised(tokens),
             *self._written(model),
             *self._extracted(model),
             *self._quantised(model),
@@ -96,6 +108,15 @@ class LanguageAudit:
             *self._surrounded(model),
         ]
         return parts, probes
+
+    def check(self) -> None:
+        """Plan everything, so that what cannot be asked is refused before anything is trained.
+
+        Raises:
+            ForgetMIError: templates, steps or records that cannot be put into questions.
+        """
+        for _ in (self._asking, self._lesson, self._levels):
+            pass
 
     def n_tokens(self, part: str) -> Ints:
         """Answer tokens of each record of a part [N], as every model must have scored them."""
@@ -145,23 +166,50 @@ class LanguageAudit:
 
     # --- probes -------------------------------------------------------------------------------------------------------
 
-    def _memorised(self, tokens: TokenSignals) -> list[Probe]:
+    def _memorised(self, tokens: Mapping[str, TokenSignals]) -> list[Probe]:
         loader = self.prepared.scoring_loader("forget")
         values = [loader.record(i).value(self.task.modality) for i in self.prepared.partition.indices("forget")]
-        found = token_metrics(tokens, self.modality, values)
-        return [
-            Probe(m.name, "memorisation", f"Forgotten records: {LABELS[m.name]}", m, judged=m.name in JUDGED)
-            for m in found
-            if m.name in LABELS
-        ]
+        made = []
+        for found in token_metrics(tokens["forget"], self.modality, values):
+            if found.name in LABELS:
+                made.append(Probe(found.name, "memorisation", f"Forgotten records: {LABELS[found.name]}", found))
+            if found.name == extraction_strength.__name__:
+                made += self._beside(made[-1], extraction_strength(tokens["test"]), LABELS[found.name])
+        return made
+
+    def _beside(self, probe: Probe, test: PerExample, words: str, asked: Bools | None = None) -> list[Probe]:
+        """A judged probe: the same of test records beside it. None where not two patients of each part have a value.
+
+        Which records have one (``asked``, of the forgotten) is a matter of the data (no identifier in them, a prompt
+        too long) and not of a model: every model gets the same probes.
+        """
+        own = probe.values.known if asked is None else asked
+        others = test.known if asked is None else np.ones_like(test.known)
+        if min(self._patients("forget", own), self._patients("test", others)) < 2:
+            self._say(f"{probe.key} is not judged: fewer than two patients of a part have a value")
+            return []
+        label = f"AUC of forgotten against test records: {words}"
+        return [replace(probe, key=f"{probe.key}_auc", label=label, outsiders=test, judged=True, one_sided=True)]
+
+    def _say(self, words: str) -> None:
+        """Once, and not of every model."""
+        if words not in self._said:
+            self._said.add(words)
+            logger.warning("audit: %s", words)
+
+    def _patients(self, part: str, which: Bools) -> int:
+        """How many patients have one of these records of a part."""
+        dataset, indices = self.prepared.dataset, self.prepared.partition.indices(part)
+        return len({dataset[index].patient_id for index, there in zip(indices, which, strict=True) if there})
 
     def _written(self, model: CausalLM) -> list[Probe]:
         """What it writes of the forgotten; and whether it writes well of others."""
-        if not self.options.records:
-            return []
         made = []
         for part in ASKED:
-            indices = [self.prepared.partition.indices(part)[place] for place in self.asked[part]]
+            places = self._with_room(part, model)
+            if not places.size:
+                continue
+            indices = [self.prepared.partition.indices(part)[place] for place in places]
             options = TextMetricOptions(
                 extraction_likelihood=10 if part == "forget" else 0,
                 decoding=Decoding(max_new_tokens=self.options.max_new_tokens),
@@ -173,56 +221,52 @@ class LanguageAudit:
                 name = metric.name if part == "forget" else f"test_{metric.name}"
                 if name in LABELS:
                     label = f"{'Forgotten' if part == 'forget' else 'Test'} records: {LABELS[name]}"
-                    own = self._placed(metric, part)
-                    made.append(Probe(name, "extraction", label, own, part, judged=name in JUDGED))
+                    made.append(Probe(name, "extraction", label, self._placed(metric, part, places), part))
         return made
+
+    def _with_room(self, part: str, model: CausalLM) -> Ints:
+        """Places of the asked records behind whose prompt the model has room for an answer of the longest length."""
+        limit = getattr(model.lm.config.get_text_config(), "max_position_embeddings", None)
+        values, longest = self._values(part), self.options.max_new_tokens
+        if limit is None or not values:
+            return self.asked[part]
+        if any(isinstance(value, str) for value in values):
+            texts = [value if isinstance(value, str) else value["answer"] for value in values]
+            cut = prefixes_of(self.modality.tokenizer, texts, TextMetricOptions().prefix, longest)
+            prompts = [before for before, _ in cut]
+        else:
+            prompts = prompts_of(self.modality, values)
+        fits = np.array([len(prompt) + longest <= limit for prompt in prompts])
+        if not fits.all():
+            self._say(
+                f"{int((~fits).sum())} of {len(fits)} {part} records are not continued: behind their prompt the model "
+                f"has no room for {longest} tokens (audit.language.max_new_tokens)"
+            )
+        return self.asked[part][fits]
 
     @cached_property
     def _asking(self) -> ExtractionPlan | None:
-        """How the forgotten records are asked for: in other words, many times, from their beginning."""
-        options = self.options.extraction
-        parts = () if options is None else tuple(part for part in options.parts if part != "exposure")
-        if options is None or not parts or not self.options.records:
-            return None
-        return plan_extraction(self.modality, self._values("forget"), replace(options, parts=parts), seed=self.seed)
-
-    @cached_property
-    def _identifiers(self) -> ExtractionPlan | None:
-        """Identifiers of the forgotten and of test patients, each among made-up ones of its form."""
-        options = self.options.extraction
-        if options is None or "exposure" not in options.parts or not self.options.records:
+        """How the forgotten and the test records are asked for: in other words, and by their identifiers."""
+        if self.options.extraction is None or not self.options.records:
             return None
         values = [value for part in ASKED for value in self._values(part)]
-        return plan_extraction(self.modality, values, replace(options, parts=("exposure",)), seed=self.seed)
+        return plan_extraction(self.modality, values, self.options.extraction, seed=self.seed)
 
     def _extracted(self, model: CausalLM) -> list[Probe]:
-        made, settings = [], {"device": self.device, "batch_size": self.options.batch_size}
-        if self._identifiers is not None:
-            found = self._identifiers.attack(model, self.task, **settings).measures
-            n = len(self.asked["forget"])
-            for name in EXPOSURES:
-                if name in found:
-                    own, others = (
-                        replace(found[name], values=found[name].values[rows]) for rows in (slice(n), slice(n, None))
-                    )
-                    label = f"AUC of the identifiers of the forgotten: {EXPOSURES[name]}"
-                    made.append(
-                        Probe(
-                            f"{name}_auc_of_identifiers",
-                            "extraction",
-                            label,
-                            self._placed(own, "forget"),
-                            outsiders=self._placed(others, "test"),
-                            judged=name == "exposure",
-                        )
-                    )
-                    label = f"Forgotten records: {EXPOSURES[name]}"
-                    made.append(Probe(name, "extraction", label, self._placed(own, "forget")))
-        if self._asking is not None:
-            found = self._asking.attack(model, self.task, **settings).measures
-            for name, metric in found.items():
-                label = f"Forgotten records: {asked_label(name)}"
-                made.append(Probe(name, "extraction", label, self._placed(metric, "forget"), judged=name in JUDGED))
+        if self._asking is None:
+            return []
+        n, made = len(self.asked["forget"]), []
+        found = self._asking.attack(model, self.task, device=self.device, batch_size=self.options.batch_size).measures
+        for name, metric in found.items():
+            own, others = (
+                self._placed(replace(metric, values=metric.values[rows]), part)
+                for part, rows in zip(ASKED, (slice(n), slice(n, None)), strict=True)
+            )
+            if name in EXPOSURES or not name.startswith("exposure"):
+                words = EXPOSURES.get(name) or asked_label(name)
+                made.append(Probe(name, "extraction", f"Forgotten records: {words}", own))
+                if name in JUDGED:
+                    made += self._beside(made[-1], others, words)
         return made
 
     def _quantised(self, model: CausalLM) -> list[Probe]:
@@ -246,24 +290,52 @@ class LanguageAudit:
             del copy
         return found
 
-    def _relearned(self, model: CausalLM) -> list[Probe]:
-        options = self.options.relearning
+    @cached_property
+    def _lesson(self) -> tuple[RelearningOptions, list[int], list[int]] | None:
+        """(options, records to teach, records to measure): whole patients, and somebody who is not taught."""
+        options, forget = self.options.relearning, self.prepared.partition.forget
         if options is None:
+            return None
+        if self._patients("forget", np.ones(len(forget), dtype=np.bool_)) < 2:
+            self._say("no relearning attack: it teaches some forgotten patients and looks at others, and there is one")
+            return None
+        loader = self.prepared.scoring_loader("forget")
+        for n_records in range(options.n_records, 0, -1):
+            fewer = replace(options, n_records=n_records)
+            try:
+                taught, rest = choose_records(loader, forget, fewer, seed=self.seed)
+            except AuditError:  # all of them would be taught
+                continue
+            if n_records < options.n_records:
+                self._say(f"relearning: {len(taught)} records are taught, not {options.n_records}; there are no more")
+            return fewer, taught, rest
+        return None
+
+    def _relearned(self, model: CausalLM) -> list[Probe]:
+        if self._lesson is None:
             return []
+        options, taught, rest = self._lesson
         partition, loader = self.prepared.partition, self.prepared.scoring_loader("forget")
         trainer = Trainer(device=str(self.device), progress=False)
+        probability = probability_measure(self.task, loader, trainer, self.options.batch_size)
+        test = partition.indices("test")
+
+        def with_test(pupil: nn.Module, indices: Sequence[int]) -> PerExample:
+            return probability(pupil, [*indices, *test] if list(indices) == rest else indices)
+
         result = relearn(
-            {"it": model}, self.task, loader, partition.forget, options=options, trainer=trainer, seed=self.seed
-        )
+            {"it": model}, self.task, loader, partition.forget, options=options, trainer=trainer, seed=self.seed,
+            measure_by=with_test,
+        )  # fmt: skip
         curve = result.curves["it"]
         places = {index: place for place, index in enumerate(partition.forget)}
-        rows = [places[index] for index in result.rest]
+        rows = [places[index] for index in rest]
         made = []
         for number, step in enumerate(options.steps):
-            values = np.full(len(partition.forget), np.nan)
+            values, outside = np.full(len(partition.forget), np.nan), np.full(len(test), np.nan)
             definition, missing = "probability of a token", "it was taught"
             if number < len(curve.rest):
-                values[rows] = curve.rest[number].values
+                values[rows], outside = np.split(curve.rest[number].values, [len(rest)])
                 definition = curve.rest[number].definition
             else:
                 missing = curve.stopped or missing
@@ -272,15 +344,14 @@ class LanguageAudit:
                 values,
                 "remembers_above",
                 "The mean probability of a token of the records that were not taught is {value:.3f}.",
-                definition=f"{definition}; after {step} steps on {len(result.taught)} other forgotten records",
+                definition=f"{definition}; after {step} steps on {len(taught)} other forgotten records",
                 missing=missing,
             )
-            label = (
-                f"Other forgotten records: probability of a token after {step} steps on {len(result.taught)} of them"
-            )
-            last = step == options.steps[-1]
-            made.append(Probe(f"relearned_{step}", "relearning", label, metric, judged=last))
-        return made
+            words = f"probability of a token after {step} steps on {len(taught)} of them"
+            made.append(Probe(f"relearned_{step}", "relearning", f"Other forgotten records: {words}", metric))
+        there = np.isin(np.arange(len(partition.forget)), rows)
+        words = f"probability of a token after {step} steps on {len(taught)} other forgotten records"
+        return made + self._beside(made[-1], replace(metric, values=outside), words, there)
 
     @cached_property
     def _levels(self) -> HierarchicalPlan | None:
@@ -309,10 +380,10 @@ class LanguageAudit:
         loader, indices = self.prepared.scoring_loader(part), self.prepared.partition.indices(part)
         return [loader.record(indices[place]).value(self.task.modality) for place in self.asked[part]]
 
-    def _placed(self, found: PerExample, part: str) -> PerExample:
-        """Values of the asked records among all of the part's; the others have none."""
+    def _placed(self, found: PerExample, part: str, places: Ints | None = None) -> PerExample:
+        """Values of the asked records (or of those at ``places``) among all of the part's; the others have none."""
         values = np.full(len(self.prepared.partition.indices(part)), np.nan)
-        values[self.asked[part]] = found.values
+        values[self.asked[part] if places is None else places] = found.values
         return replace(found, values=values, missing=f"it was not asked, or {found.missing}")
 
 

@@ -188,7 +188,7 @@ def check_audit(prepared: Prepared) -> None:
             where="audit.shadows",
             fix="set audit.shadows: 0, and audit.retrains higher",
         )
-    LanguageAudit(prepared, torch.device("cpu"))
+    LanguageAudit(prepared, torch.device("cpu")).check()
 
 
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:

@@ -94,7 +94,8 @@ def audited(tmp_path_factory):
         "max_new_tokens": 6,
     }
     audit = {"retrains": 2, "n_bootstrap": 200, "language": language}
-    config = load_config(settings(write_notes(folder), audit=audit))
+    three = ["SECRET-p01", "SECRET-p04", "SECRET-p07"]
+    config = load_config(settings(write_notes(folder), audit=audit, request__ids=three))
     result = pipeline.run(config, progress=False)
     return config, result
 
@@ -103,8 +104,12 @@ def test_a_whole_run_ends_with_an_audit_and_its_report(audited):
     _, result = audited
     evidence = result.evidence
     assert evidence["task"]["kind"] == "causal_lm" and evidence["task"]["n_classes"] == 280
-    assert evidence["verdict"]["decision"] in ("fail", "inconclusive")  # two patients are too few for a pass
-    assert {"extraction_strength", "quantised_int4", "template_best_answer", "relearned_2"} <= set(evidence["criteria"])
+    assert evidence["verdict"]["decision"] in ("fail", "inconclusive")  # three patients are too few for a pass
+    judged = {"extraction_strength_auc", "quantised_int4", "template_best_answer_auc", "relearned_2_auc"}
+    assert judged <= set(evidence["criteria"]) and "relearned_2" not in evidence["criteria"]
+    # no identifier stands in these notes: that is no doubt about the model
+    assert not any("identifiers" in key or "exposure" in key for key in evidence["criteria"])
+    assert not any("cannot be judged" in reason for reason in evidence["verdict"]["reasons"])
     rows = evidence["comparison"]
     groups = {row["group"] for row in rows.values()}
     assert {"memorisation", "extraction", "quantisation", "relearning", "hierarchical"} <= groups
