@@ -66,7 +66,8 @@ def build_options(kind: type[OptionsT], values: Mapping[str, Any], *, where: str
 def first_paragraph(documented: object) -> str:
     """The first paragraph of a docstring as one line, without the marks of documentation tools; empty without one."""
     line = " ".join((documented.__doc__ or "").strip().partition("\n\n")[0].split())
-    return re.sub(r":\w+:`([^`]*)`", r"\1", line)
+    named = re.sub(r":\w+:`~[\w.]*?(\w+)`", r"\1", line)  # a tilde: the last part of the name only
+    return re.sub(r":\w+:`([^`]*)`", r"\1", named).replace("``", "")
 
 
 def nested_options(kind: type[Any]) -> dict[str, type[Any]]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from forgetmi.errors import ConfigError
-from forgetmi.options import build_options, nested_options
+from forgetmi.options import build_options, first_paragraph, nested_options
 
 
 @dataclass(frozen=True)
@@ -59,3 +59,16 @@ def test_what_is_no_mapping_is_refused(values):
 
 def test_nested_options_are_found_through_none():
     assert nested_options(Outer) == {"need": Inner, "fit": Inner, "maybe": Inner}
+
+
+def test_the_first_paragraph_of_a_docstring_is_one_plain_line():
+    class Documented:
+        """Does as :func:`~forgetmi.files.write_text` and
+        :class:`Other` do, with ``extra``.
+
+        More.
+        """
+
+    assert first_paragraph(Documented) == "Does as write_text and Other do, with extra."
+    Documented.__doc__ = None
+    assert first_paragraph(Documented) == ""

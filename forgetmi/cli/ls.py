@@ -12,6 +12,14 @@ from forgetmi.options import first_paragraph
 KINDS = {
     "methods": ("forgetmi.methods:METHODS", "forgetmi", "run", "--config", "run.yaml", "unlearning.method=NAME"),
     "attacks": ("forgetmi.attacks.membership:ATTACKS", "forgetmi", "audit", "--run", "runs/NAME"),
+    "quantisers": (
+        "forgetmi.attacks.quantisation:QUANTISERS",
+        "forgetmi",
+        "audit",
+        "--run",
+        "runs/NAME",
+        "audit.language.quantisers=[NAME]",
+    ),
     "adapters": ("forgetmi.data_adapters:ADAPTERS", "forgetmi", "check", "--config", "run.yaml", "data.adapter=NAME"),
     "models": ("forgetmi.models:MODELS", "forgetmi", "ls", "encoders"),
     "encoders": ("forgetmi.models.encoders:ENCODERS", "forgetmi", "ls", "fusions"),
