@@ -14,7 +14,10 @@ CONTROLS = ("destroyed", "random_share")
 
 
 def _extraction() -> ExtractionOptions:
-    return ExtractionOptions(parts=("exposure", "templates"))
+    # one of each style; all fifteen take three times as long
+    return ExtractionOptions(
+        parts=("exposure", "templates"), templates=("chart", "form", "emergency", "override", "quotes")
+    )
 
 
 def _relearning() -> RelearningOptions:
@@ -31,7 +34,8 @@ class LanguageOptions:
             this is. 0: they write nothing.
         max_new_tokens: longest answer that they write.
         min_k: the share of least likely tokens that min-k attacks look at.
-        extraction: prompts in other words, identifiers among made-up ones, samples; ``null``: none of it.
+        extraction: prompts in other words (five of the package's fifteen templates unless told otherwise; ``templates:
+            null`` for all), identifiers among made-up ones, samples; ``null``: none of it.
         quantisers: how weights are rounded for the quantisation attack; empty: not at all. ``forgetmi ls quantisers``.
         relearning: a few records are taught again; ``null``: not.
         hierarchy: what surrounds a record is told step by step; ``null``: not.
