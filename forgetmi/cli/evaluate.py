@@ -84,8 +84,8 @@ def evaluate(
         for reason in _reasons(found):
             typer.echo(reason)
         for one in found:
-            if one.document["standing"]["destroyed"] is not False:
-                typer.echo(f"{one.document['model']['name']}: {one.document['standing']['sentence']}")
+            for sentence in _warnings(one.document):
+                typer.echo(f"{one.document['model']['name']}: {sentence}")
             typer.echo(
                 f"{'kept' if one.kept else 'saved'}: {one.path}, each record: {one.path.with_suffix('.csv').name}"
             )
@@ -183,6 +183,13 @@ def _reasons(found: list[Evaluation]) -> list[str]:
             if score["value"] is None and name not in (names := lacking.setdefault(score["reason"], [])):
                 names.append(name)
     return [f"no {', '.join(names)}: {reason}" for reason, names in lacking.items()]
+
+
+def _warnings(document: dict[str, Any]) -> list[str]:
+    """That a model is destroyed, or that nobody can say so."""
+    standing = document["standing"]
+    said = [] if standing["destroyed"] is False else [standing["sentence"]]
+    return said + [score["sentence"] for score in document.get("scores", {}).values() if score.get("destroyed")]
 
 
 def _table(title: str, columns: list[tuple[str, Any]], rows: list[tuple[str, list[dict[str, Any] | None]]]) -> Table:

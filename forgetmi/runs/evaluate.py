@@ -111,8 +111,8 @@ def evaluate(
     other = None if reference is None else evaluation.read_subject(reference, **read)
     sets = {name: _read_file(path) for name, path in files.items()}
     hashes = {name: sha256_file(path) for name, path in files.items()}
-    weights = None if other is None else other.weights
-    key = evaluation.result_key(subject, [hashes, plain(asdict(how)), weights, controls])
+    beside = None if other is None else [other.weights, other.settings]
+    key = evaluation.result_key(subject, [hashes, plain(asdict(how)), beside, controls])
     path = evaluation.result_path(out, key)
     if (found := evaluation.kept(path, key)) is not None:
         return found
@@ -121,7 +121,7 @@ def evaluate(
     made = _Evaluator(subject.to(place), sets, how, place)
     document: dict[str, Any] = {
         "benchmark": None,
-        "reference": None if other is None else {"name": other.name, "weights_sha256": weights},
+        "reference": None if other is None else {"name": other.name, "weights_sha256": other.weights},
         "options": plain(asdict(how)),
         "sets": {name: made.described(name, files[name].name, hashes[name]) for name in sets},
         "figures": made.figures(),

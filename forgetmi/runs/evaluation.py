@@ -70,6 +70,13 @@ class Subject:
         """Hash of its weights."""
         return weights_sha256(self.model)
 
+    @property
+    def settings(self) -> list[Any]:
+        """What its numbers depend on beside its weights: the architecture (heads, rotations), the reading of text."""
+        config = {key: value for key, value in self.model.lm.config.to_dict().items() if key != "_name_or_path"}
+        lora = self.model.settings.lora.to_config() if self.model.has_adapter else None
+        return [plain(config), lora, self.modality.to_config()]
+
     def to(self, device: torch.device) -> Subject:
         """On that device."""
         return replace(self, model=self.model.to(device))
@@ -193,8 +200,8 @@ def table(rows: Iterable[tuple[str, Sequence[Any], Sequence[PerExample]]]) -> st
 
 
 def result_key(subject: Subject, rest: Sequence[Any]) -> dict[str, str]:
-    """Hashes of all that a result depends on: weights; schema, version, tokenizer, and what else is given."""
-    given = [SCHEMA, forgetmi.__version__, subject.modality.to_config(), *rest]
+    """Hashes of all that a result depends on: weights; schema, version, architecture, tokenizer, what else is given."""
+    given = [SCHEMA, forgetmi.__version__, subject.settings, *rest]
     return {"weights": subject.weights, "rest": hashlib.sha256(json.dumps(given, sort_keys=True).encode()).hexdigest()}
 
 

@@ -140,6 +140,21 @@ def test_a_result_is_kept_by_hashes_and_never_taken_for_another_models(place, tm
     assert len(list(tmp_path.glob("*.json"))) == 2
 
 
+def test_the_same_weights_in_another_architecture_are_another_result(place, tmp_path):
+    """Heads and rotations are no weights, and change every number."""
+    import shutil
+
+    shutil.copytree(place / "before", tmp_path / "before")
+    first = evaluate(tmp_path / "before", files(place, "forget"), tmp_path / "out", OPTIONS)
+    path = tmp_path / "before" / "config.json"
+    path.write_text(path.read_text().replace('"n_head": 2', '"n_head": 4'))
+    second = evaluate(tmp_path / "before", files(place, "forget"), tmp_path / "out", OPTIONS)
+    assert first.document["key"]["weights"] == second.document["key"]["weights"] and not second.kept
+    assert second.document["figures"]["forget"]["mean_nll"] != first.document["figures"]["forget"]["mean_nll"]
+    shutil.move(tmp_path / "before", tmp_path / "elsewhere")
+    assert evaluate(tmp_path / "elsewhere", files(place, "forget"), tmp_path / "out", OPTIONS).kept
+
+
 def test_other_texts_or_options_are_another_result(place, tmp_path):
     first = evaluate(place / "before", files(place, "forget"), tmp_path, OPTIONS)
     copy = tmp_path / "forget.jsonl"

@@ -53,7 +53,7 @@ def evaluate_benchmark(
     subject = evaluation.read_subject(model, **read)
     other = None if reference is None else evaluation.read_subject(reference, **read)
     options = plain(asdict(benchmark))
-    retrained = None if other is None else [other.weights, other.modality.to_config()]
+    retrained = None if other is None else [other.weights, other.settings]
     key = evaluation.result_key(subject, [benchmark.name, hashes, files, options, retrained, controls])
     path = evaluation.result_path(out, key)
     if benchmark.reusable and (found := evaluation.kept(path, key)) is not None:
