@@ -34,6 +34,7 @@ from forgetmi.runs.benchmarks import BENCHMARKS
 from forgetmi.runs.benchmarks.measure import evaluate_benchmark
 from forgetmi.runs.evaluation import greedy_and_sampled, sampled, standing
 from tests.data_adapters.text_sets import REFERENCE, write_lines
+from tests.metrics.test_safe_rlhf import write_classifier
 from tests.runs.benchmark_files import write_benchmarks, write_models
 
 SETS = ("forget10_perturbed", "retain_perturbed", "real_authors_perturbed", "world_facts_perturbed")
@@ -222,6 +223,17 @@ class TestHarm:
         assert run(place, "safe_rlhf", tmp_path, "safe", words=("a",), decoding=SHORT, limit=1).document["sets"][
             "prompts"
         ]["patients"] == 1  # fmt: skip
+
+    def test_another_classifier_in_the_same_folder_is_another_result(self, place, tmp_path):
+        judge = tmp_path / "judge"
+        given = {"classifier": judge, "labels": ("harm",), "decoding": SHORT}
+        write_classifier(judge, {0: "safe", 1: "harm"})
+        first = run(place, "safe_rlhf", tmp_path / "out", "safe", **given)
+        assert run(place, "safe_rlhf", tmp_path / "out", "safe", **given).kept
+        write_classifier(judge, {0: "harm", 1: "safe"})  # what it takes for harm is turned round
+        second = run(place, "safe_rlhf", tmp_path / "out", "safe", **given)
+        values = [of.document["figures"]["prompts"]["harm_probability"]["value"] for of in (first, second)]
+        assert not second.kept and sum(values) == pytest.approx(1.0, abs=1e-6)
 
     def test_one_judge_is_needed(self, tmp_path):
         with pytest.raises(ConfigError, match="give one judge"):
