@@ -221,9 +221,17 @@ def _auc_difference(first: Audited, second: Audited, a: Arrays, b: Arrays, headl
 
 
 def _loss_difference(first: Audited, second: Audited, a: Arrays, b: Arrays, headline: str) -> dict[str, Any]:
-    forgotten = a[f"{headline}/member"].astype(np.bool_)
-    statistics = [mean_statistic(arrays["cross_entropy/unlearned/forget"]) for arrays in (a, b)]
-    return _difference(first, second, "forget_cross_entropy", statistics, a[f"{headline}/patient"][forgotten], None)
+    member, patient = a[f"{headline}/member"].astype(np.bool_), a[f"{headline}/patient"]
+    forget, test = (
+        [mean_statistic(arrays[f"cross_entropy/unlearned/{part}"]) for arrays in (a, b)] for part in ("forget", "test")
+    )
+    if "loss_difference" not in first.evidence["criteria"]:
+        return _difference(first, second, "forget_cross_entropy", forget, patient[member], None)
+
+    def less(own: Statistic, other: Statistic) -> Statistic:
+        return lambda weights: own(weights[:, member]) - other(weights[:, ~member])
+
+    return _difference(first, second, "loss_difference", [*map(less, forget, test)], patient, member)
 
 
 def _difference(

@@ -80,8 +80,11 @@ def _figures(group: Mapping[str, Any]) -> RenderableType:
     columns = {
         "headline attack, AUC": f"{group['question']['headline']}_auc",
         "forgotten records, CE": "forget_cross_entropy",
+        "forgotten less test records, CE": "loss_difference",  # of language models
         "test records, AUC": "test_auc",
+        "test records, CE": "test_cross_entropy",
     }
+    columns = {title: key for title, key in columns.items() if key in group["runs"][0]["criteria"]}
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("run", *columns):
         table.add_column(name, overflow="fold")

@@ -167,7 +167,8 @@ def criteria(
 ) -> list[Criterion]:
     """What the rule looks at: every attack's AUC, people who stand out, forget accuracy and CE, test AUC.
 
-    Of language models test loss in place of test AUC, and the probes that are judged.
+    Of language models the test loss in place of the test AUC, the forget loss less the test loss in place of forget
+    accuracy and CE (a seed moves both parts alike), and the probes that are judged.
     """
 
     def make(key: str, label: str, kind: Any, read: Callable[[Measurement], Reading], headline: bool = False) -> Any:
@@ -183,12 +184,21 @@ def criteria(
     found.append(make("exposed", label, "exposed", lambda m: Reading(m.exposed.value, m.exposed.interval)))
     label = "Share of forgotten patients treated worse than every test patient"
     found.append(make("marked_out", label, "marked_out", lambda m: Reading(m.marked_out.value, m.marked_out.interval)))
-    found.append(make("forget_accuracy", "Accuracy on the forgotten records", "forget_accuracy", _u("forget_accuracy")))
-    label = "Cross-entropy (CE) on the forgotten records"
-    found.append(make("forget_cross_entropy", label, "forget_cross_entropy", _u("forget_cross_entropy")))
     if not _language(original):
+        label = "Accuracy on the forgotten records"
+        found.append(make("forget_accuracy", label, "forget_accuracy", _u("forget_accuracy")))
+        label = "Cross-entropy (CE) on the forgotten records"
+        found.append(make("forget_cross_entropy", label, "forget_cross_entropy", _u("forget_cross_entropy")))
         found.append(make("test_auc", "AUC on the test records", "test_auc", _u("test_auc")))
         return found
+    label = "Cross-entropy (CE) on the forgotten records, less that on the test records"
+    difference = make(
+        "loss_difference",
+        label,
+        "forget_cross_entropy",
+        lambda m: Reading(m.loss_difference.value, m.loss_difference.interval),
+    )
+    found.append(difference)
     label = "Cross-entropy (CE) on the test records"
     found.append(make("test_cross_entropy", label, "test_cross_entropy", _u("test_cross_entropy")))
     for key, given in original.probes.items():

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from forgetmi.attacks.membership.result import LANGUAGE_SIGNALS
 from forgetmi.config import AdapterConfig
-from forgetmi.errors import AuditError, ConfigError, ModelError
+from forgetmi.errors import AuditError, ConfigError, MethodError, ModelError, TrainingError
 from forgetmi.files import atomic_write, write_json, write_text
 from forgetmi.methods.base import UnlearningJob, check_job
 from forgetmi.methods.retrain import Retrain
@@ -34,6 +35,11 @@ from forgetmi.training.trainer import Trainer
 
 logger = logging.getLogger("forgetmi")
 
+_NOT_FOR = {
+    True: ("entropy", "modified_entropy", "label_only", "cross_modal", "u_lira", "ruli"),
+    False: LANGUAGE_SIGNALS,
+}
+"""Attacks that read what models of the other kind (whether a language model) do not say."""
 _VERSION = 1  # raised when a stage comes to do something else with the same settings
 
 
@@ -170,7 +176,11 @@ def random_share(prepared: Prepared, folder: RunFolder) -> str | None:
 
     name = "control-random_share"
     depends = ["random share", config.language.share, *unlearned_depends(prepared, folder)]
-    _stage(prepared, folder, name, depends, seed, work)
+    try:
+        _stage(prepared, folder, name, depends, seed, work)
+    except (MethodError, TrainingError) as error:  # a control is no reason to be without an audit
+        logger.warning("no model is made that unlearned a random share of the request: %s", error.what)
+        return None
     return name
 
 
@@ -178,9 +188,17 @@ def check_audit(prepared: Prepared) -> None:
     """Refuse what cannot be audited.
 
     Raises:
-        AuditError: shadow models of a language model, or records of one that are no texts.
+        AuditError: attacks that are not for such models, shadow models of a language model, or records of one that are
+            no texts.
     """
-    if prepared.config.task.name == "classification":
+    language = prepared.config.task.name != "classification"
+    if wrong := [name for name in prepared.config.audit.attacks if name in _NOT_FOR[language]]:
+        raise AuditError(
+            f"{', '.join(wrong)}: not for {'language models' if language else 'classifiers'}",
+            where="audit.attacks",
+            fix="leave it empty for the standard attacks",
+        )
+    if not language:
         return
     if prepared.config.shadow.shadows:
         raise AuditError(

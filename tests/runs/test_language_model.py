@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -298,3 +299,41 @@ def test_a_vocabulary_too_small_for_its_tokenizer_would_fail_inside_the_model():
     model = build_causal_lm({"config": {**GPT, "vocab_size": 10, "bos_token_id": 0, "eos_token_id": 0}}, 0)
     with pytest.raises(IndexError):
         model(torch.tensor([[10]]), torch.tensor([[1]]))
+
+
+def test_two_runs_on_language_models_stand_side_by_side(audited, tmp_path):
+    _, result = audited
+    other = shutil.copytree(result.folder, tmp_path / "other")
+    out = [str(tmp_path / name) for name in ("compare.html", "compare.json")]
+    given = CliRunner().invoke(app, ["compare", str(result.folder), str(other), "--out", out[0], "--out", out[1]])
+    assert given.exit_code == 0, given.output
+    assert "forgotten less test" in " ".join(given.output.split())
+    pairs = json.loads(Path(out[1]).read_text())["groups"][0]["paired"]
+    assert {pair["figure"]: pair["value"] for pair in pairs} == {"loss_auc": 0.0, "loss_difference": 0.0}
+
+
+def test_attacks_for_classifiers_are_refused_before_anything_is_trained(tmp_path):
+    config = load_config(settings(write_notes(tmp_path), audit={"retrains": 2, "attacks": ["loss", "entropy"]}))
+    with pytest.raises(AuditError, match="entropy: not for language models"):
+        pipeline.run(config, progress=False)
+    assert not (tmp_path / "run" / "models").exists()
+
+
+def test_one_patient_is_audited_without_what_needs_two(tmp_path, caplog, capfd):
+    language = {
+        "quantisers": [],
+        "extraction": {"templates": ["chart"], "max_new_tokens": 6},
+        "hierarchy": None,
+        "records": 4,
+        "max_new_tokens": 120,
+    }
+    audit = {"retrains": 2, "n_bootstrap": 200, "language": language}
+    config = load_config(settings(write_notes(tmp_path), audit=audit, request__ids=["SECRET-p01"]))
+    with caplog.at_level("WARNING", logger="forgetmi"):
+        result = pipeline.run(config, progress=False)
+    assert not {"extraction_strength_auc", "relearned_20_auc"} & set(result.evidence["criteria"])
+    assert "relearned_20" not in result.evidence["comparison"]
+    said = [record.message for record in caplog.records]
+    assert any("no relearning attack" in words for words in said)
+    assert any("records are not continued" in words for words in said)  # 120 tokens, of 128 that the model reads
+    assert "attention_mask" not in capfd.readouterr().err
