@@ -156,7 +156,11 @@ class LanguageAudit:
             filler=self._words if "perturbation" in names else None,
             tokens=tokens,
         )
-        own = {"nll": found.pop("loss"), "n_tokens": tokens.n_tokens, "correct": tokens.mean(tokens.right)}
+        own: dict[str, Any] = {
+            "nll": found.pop("loss"),
+            "n_tokens": tokens.n_tokens,
+            "correct": tokens.mean(tokens.right),
+        }
         return {**own, **found}
 
     @cached_property
