@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,6 +28,8 @@ from forgetmi.tasks.classification import ClassificationTask
 from forgetmi.training.queries import collect_by_modality, collect_queries
 from forgetmi.training.scoring import collect_signals
 from forgetmi.training.seeds import derive_seed, torch_generator
+
+logger = logging.getLogger("forgetmi")
 
 _ATTACKED = ("forget", "test")  # parts whose records an attack puts side by side
 
@@ -69,6 +72,7 @@ def model_scores(
     if language is None:
         parts = {part: _part(prepared, model, part, device) for part in PARTS}
     else:
+        logger.info("asking the %s model", name)  # it takes a while
         parts, probes = language.of(_written(model))
     return ModelScores(
         role=role,  # type: ignore[arg-type]
