@@ -266,7 +266,7 @@ class LanguageAudit:
                 self._placed(replace(metric, values=metric.values[rows]), part)
                 for part, rows in zip(ASKED, (slice(n), slice(n, None)), strict=True)
             )
-            if name in EXPOSURES or not name.startswith("exposure"):
+            if told(name):
                 words = EXPOSURES.get(name) or asked_label(name)
                 made.append(Probe(name, "extraction", f"Forgotten records: {words}", own))
                 if name in JUDGED:
@@ -389,6 +389,13 @@ class LanguageAudit:
         values = np.full(len(self.prepared.partition.indices(part)), np.nan)
         values[self.asked[part] if places is None else places] = found.values
         return replace(found, values=values, missing=f"it was not asked, or {found.missing}")
+
+
+def told(name: str) -> bool:
+    """Whether a measure of the extraction attack stands in the report: of templates the plain prompt and the best."""
+    if name.startswith("template_"):
+        return name.startswith(("template_plain_", "template_best_"))
+    return name in EXPOSURES or not name.startswith("exposure")
 
 
 def asked_label(name: str) -> str:
