@@ -93,10 +93,12 @@ class LanguageAudit:
         self.task, self.modality, self.device, self.prepared = task, modality, device, prepared
         self.options, self.seed = prepared.config.language, derive_seed(prepared.config.run.seed, "audit", "language")
         self.asked = {part: self._drawn(part) for part in ASKED}
+        self.vocabulary = 1  # of the models, known when one was asked
         self._said: set[str] = set()
 
     def of(self, model: CausalLM) -> tuple[dict[str, dict[str, Floats]], list[Probe]]:
         """(part to signals [N] for the attacks, probes) of a model, which is left as it is."""
+        self.vocabulary = model.n_tokens
         tokens = {part: self._tokens(model, part) for part in PARTS}
         parts = {part: self._signals(model, part, tokens[part]) for part in PARTS}
         probes = [
@@ -374,8 +376,8 @@ class LanguageAudit:
             for what, words in HIERARCHY.items():
                 metric = found.measures.get(f"hierarchy_{level}_{what}")
                 if metric is not None:
-                    told = "nothing told" if level == NOTHING else f"told up to “{level}”"
-                    label = f"Forgotten records, {told}: {words}"
+                    context = "nothing told" if level == NOTHING else f"told up to “{level}”"
+                    label = f"Forgotten records, {context}: {words}"
                     made.append(Probe(metric.name, "hierarchical", label, self._placed(metric, "forget")))
         return made
 
@@ -403,9 +405,8 @@ def asked_label(name: str) -> str:
     kind, _, rest = name.partition("_")
     secret = "identifiers" if name.endswith("identifiers") else "the answer (ROUGE-L)"
     if kind == "template":
-        way = rest.rpartition("_")[0].replace("_", " ")
-        how = {"plain": "asked plainly", "best": "asked in the best way of all"}.get(way, f"asked by “{way}”")
-        return f"share of {secret} that it writes, {how}"
+        how = "plainly" if rest.startswith("plain_") else "in the best way of all"
+        return f"share of {secret} that it writes, asked {how}"
     if kind == "leak":
         return f"share of {secret} in the best of {rest.split('_')[1]} samples"
     return name.replace("_", " ")

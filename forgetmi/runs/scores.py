@@ -34,12 +34,11 @@ logger = logging.getLogger("forgetmi")
 _ATTACKED = ("forget", "test")  # parts whose records an attack puts side by side
 
 
-def audit_context(prepared: Prepared, folder: RunFolder) -> AuditContext:
-    """The task, as the audit needs to know it."""
+def audit_context(prepared: Prepared, language: LanguageAudit | None) -> AuditContext:
+    """The task, as the audit needs to know it; of language models, when they were asked."""
     if isinstance(prepared.task, ClassificationTask):
         return AuditContext(kind=prepared.task.kind, n_classes=prepared.task.n_classes)
-    model = load_model(folder.model("original")).model
-    return AuditContext(kind="causal_lm", n_classes=getattr(model, "n_tokens", 1))
+    return AuditContext(kind="causal_lm", n_classes=1 if language is None else language.vocabulary)
 
 
 def model_scores(

@@ -184,8 +184,8 @@ def random_share(prepared: Prepared, folder: RunFolder) -> str | None:
     return name
 
 
-def check_audit(prepared: Prepared) -> None:
-    """Refuse what cannot be audited.
+def check_audit(prepared: Prepared, device: torch.device | None = None) -> LanguageAudit | None:
+    """Refuse what cannot be audited; of language models, what will be asked on ``device``, planned.
 
     Raises:
         AuditError: attacks that are not for such models, shadow models of a language model, or records of one that are
@@ -199,14 +199,16 @@ def check_audit(prepared: Prepared) -> None:
             fix="leave it empty for the standard attacks",
         )
     if not language:
-        return
+        return None
     if prepared.config.shadow.shadows:
         raise AuditError(
             "shadow models are for classifiers: the audit of a language model compares with retrained models",
             where="audit.shadows",
             fix="set audit.shadows: 0, and audit.retrains higher",
         )
-    LanguageAudit(prepared, torch.device("cpu")).check()
+    made = LanguageAudit(prepared, device or torch.device("cpu"))
+    made.check()
+    return made
 
 
 def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict[str, Any]:
@@ -240,10 +242,8 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
     evidence_file = folder.path / "evidence.json"
     done: Done | None = None
     if again or not (folder.is_done("audit", mark) and evidence_file.is_file()):
-        check_audit(prepared)
-        trainer = trainer_of(prepared, folder, None)
-        device = trainer.device
-        language = LanguageAudit(prepared, device) if isinstance(prepared.task, CausalLMTask) else None
+        device = trainer_of(prepared, folder, None).device
+        language = check_audit(prepared, device)
         with measured(device) as cost:
             scores = [model_scores(prepared, folder, name, device, language) for name in names]
             controls = (
@@ -258,7 +258,7 @@ def audit(prepared: Prepared, folder: RunFolder, *, again: bool = False) -> dict
                 scores[1],
                 scores[2:],
                 part_infos(prepared, language),
-                audit_context(prepared, folder),
+                audit_context(prepared, language),
                 config.audit,
                 config.run.seed,
                 references,
